@@ -1,0 +1,151 @@
+"""Files that survive: written whole or not at all, and refused when a byte has changed.
+
+A *checkpoint* holds all that training needs to go on. *Weights* are what is shipped: safetensors, nothing that can run code.
+"""
+
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+MAGIC = b"STN-CKPT"
+FORMAT = 1  # raise it when an older program could not read the file
+
+
+def write_whole(path: Path | str, data: bytes) -> None:
+    """Write a file so that a power cut leaves the old one or the new one, never half. Raises OSError (disk full ...)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # the new name itself must reach the disk too
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def clear_orphans(path: Path | str) -> None:
+    """Remove what a killed `write_whole` of this path left behind, unless its process still lives."""
+    path = Path(path)
+    for part in path.parent.glob(f".{path.name}.*.part"):
+        pid = part.name.split(".")[-2]
+        if not (pid.isdigit() and _alive(int(pid))):
+            part.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    if os.name != "posix":
+        return False  # there, a file that is being written cannot be removed anyway
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def sha256(path: Path | str) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def save_checkpoint(path: Path | str, state: dict) -> None:
+    """Write a checkpoint: eight letters, the SHA-256 of the rest, then `state` as torch.save writes it."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
+    payload = buffer.getvalue()
+    write_whole(path, MAGIC + hashlib.sha256(payload).digest() + payload)
+
+
+def load_checkpoint(path: Path | str) -> dict:
+    """Read what `save_checkpoint` wrote; the file is only read.
+
+    Raises ValueError for a file of another kind, with a changed byte, or from a newer version.
+    """
+    data = Path(path).read_bytes()
+    if not data.startswith(MAGIC):
+        raise ValueError(f"{path} is not a checkpoint of this project: it does not begin with {MAGIC.decode()}")
+    digest, payload = data[len(MAGIC) : len(MAGIC) + 32], data[len(MAGIC) + 32 :]
+    if hashlib.sha256(payload).digest() != digest:
+        raise ValueError(f"{path} is damaged: its SHA-256 is not the one it was saved with. Delete it to start again.")
+    state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    _check_format(path, state["format"])
+    return state
+
+
+def _check_format(path, version: int) -> None:
+    if version > FORMAT:
+        raise ValueError(
+            f"{path} was written by a newer version (format {version}; this one reads up to {FORMAT}). "
+            "Update stn_helpers to use it."
+        )
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def save_weights(path: Path | str, model: nn.Module, about: dict) -> str:
+    """Write a model's weights as safetensors, with `about` (its name and options, plain JSON) inside. Returns the SHA-256."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    facts = {"format": FORMAT, "digest": _digest(tensors), **about}
+    write_whole(path, save(tensors, metadata={"stn_helpers": json.dumps(facts)}))
+    return sha256(path)
+
+
+def load_weights(path: Path | str) -> tuple[dict[str, Tensor], dict]:
+    """(tensors, about) as `save_weights` wrote them; the file is only read.
+
+    Raises FileNotFoundError, or ValueError for a file of another kind, with a changed byte, or from a newer version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("stn_helpers", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error})") from error
+    if facts is None:
+        raise ValueError(f"{path} holds no stn_helpers entry: it was not written by save_weights")
+    _check_format(path, facts["format"])
+    if facts["digest"] != _digest(tensors):
+        raise ValueError(f"{path} is damaged: the SHA-256 of its tensors is not the one it was saved with. Fetch it again.")
+    return tensors, facts
+
+
+def fill(model: nn.Module, tensors: dict[str, Tensor], path) -> None:
+    """Put tensors into a model. Raises ValueError, naming the first difference, where they are of another architecture."""
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    other = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(own.keys() | other.keys()):
+        if own.get(name) != other.get(name):
+            raise ValueError(
+                f"{path} is of another architecture: {name} is {other.get(name, 'absent')} in the file "
+                f"and {own.get(name, 'absent')} in the model"
+            )
+    model.load_state_dict(tensors)

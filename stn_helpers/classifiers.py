@@ -1,0 +1,86 @@
+"""The networks that are trained, with and without a spatial transformer, by name."""
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from .transformer import Normalize, SpatialTransformer, seed_localization
+
+# Mean and standard deviation of the 50,000 CIFAR-10 training images, channel by channel, in [0, 1].
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+def seed_classifier(classes: int = 10, conv_dropout: float = 0.5, dropout: float = 0.5) -> nn.Sequential:
+    """The classifier of the PyTorch STN tutorial, widened to 3 channels and 500 features: (N, 3, 32, 32) -> logits.
+
+    31,340 parameters. The two dropout rates are part of the recipe. Taught in notebook 05.
+    """
+    layers = OrderedDict(
+        conv1=nn.Conv2d(3, 10, kernel_size=5),
+        pool1=nn.MaxPool2d(2),
+        relu1=nn.ReLU(),
+        conv2=nn.Conv2d(10, 20, kernel_size=5),
+        drop2=nn.Dropout2d(conv_dropout),
+        pool2=nn.MaxPool2d(2),
+        relu2=nn.ReLU(),
+        flat=nn.Flatten(),
+        fc1=nn.Linear(500, 50),
+        relu3=nn.ReLU(),
+        drop3=nn.Dropout(dropout),
+        fc2=nn.Linear(50, classes),
+    )
+    return nn.Sequential(layers)
+
+
+class SeedNet(nn.Module):
+    """The seed's network: a spatial transformer at the input, then `seed_classifier`. images (N, 3, 32, 32) in [0, 1].
+
+    transformer: "learned"; None for the matched twin without one; "frozen" for a transformer that always says identity;
+    "no-warp" for the same localization network, its features added to the logits instead of bending the grid.
+    The transformer keeps the seed's align_corners=True. The warp sees images in [0, 1], where 0 is black; localization
+    network and classifier see them normalised. Taught in notebook 05.
+    """
+
+    def __init__(self, transformer: str | None = "learned", conv_dropout: float = 0.5, dropout: float = 0.5):
+        super().__init__()
+        # The classifier comes first, so that twins with one seed start from the very same classifier weights.
+        self.normalize = Normalize(CIFAR10_MEAN, CIFAR10_STD)
+        self.classifier = seed_classifier(conv_dropout=conv_dropout, dropout=dropout)
+        self.transformer, self.extra = nn.Identity(), None
+        if transformer in ("learned", "frozen"):
+            localization = nn.Sequential(Normalize(CIFAR10_MEAN, CIFAR10_STD), seed_localization())
+            self.transformer = SpatialTransformer(localization, align_corners=True)
+            # Zero weights and identity bias: frozen, it answers identity for ever.
+            self.transformer.requires_grad_(transformer == "learned")
+        elif transformer == "no-warp":
+            self.extra = nn.Sequential(seed_localization(), nn.Linear(256, 10))
+        elif transformer is not None:
+            raise ValueError(f"transformer is {transformer!r}; expected learned, frozen, no-warp or None")
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[1:] != (3, 32, 32):
+            raise ValueError(f"images have shape {tuple(images.shape)}; the seed's network expects (N, 3, 32, 32)")
+        attended = self.normalize(self.transformer(images))
+        logits = self.classifier(attended)
+        return logits if self.extra is None else logits + self.extra(attended)
+
+
+MODELS = {
+    "seed": lambda **options: SeedNet("learned", **options),
+    "seed-plain": lambda **options: SeedNet(None, **options),
+    "seed-frozen": lambda **options: SeedNet("frozen", **options),
+    "seed-no-warp": lambda **options: SeedNet("no-warp", **options),
+}
+
+
+def build(name: str, seed: int = 0, **options) -> nn.Module:
+    """A network by name, its weights drawn from `seed` alone; nothing global is left seeded.
+
+    options: conv_dropout and dropout, rates in [0, 1). Raises ValueError for an unknown name.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model is {name!r}; expected one of {', '.join(MODELS)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MODELS[name](**options)

@@ -1,0 +1,220 @@
+"""Data: CIFAR-10, MNIST and digits as uint8 tensors, and batches that live on the device."""
+
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DATASETS = ("cifar10", "mnist", "digits")
+DIGITS_TEST = 360  # the last fifth of the 1,797 digits
+MNIST_MD5 = {  # of the unpacked files; torchvision only knows those of the archives
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+@dataclass
+class Images:
+    """A set of labelled images. images: uint8 (N, C, H, W), 0 is black. labels: int64 (N,). name: where they come from."""
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device) -> "Images":
+        """The same images on a device, uint8 still: all of CIFAR-10 is 184 MB."""
+        return Images(self.name, self.images.to(device), self.labels.to(device), self.classes)
+
+    def subset(self, index) -> "Images":
+        """The images of an index, a slice or a list."""
+        return Images(self.name, self.images[index], self.labels[index], self.classes)
+
+
+def data_root() -> Path:
+    """The folder with the data sets: $STN_DATA, or data/ in the checkout."""
+    return Path(os.environ.get("STN_DATA") or Path(__file__).resolve().parent.parent / "data").expanduser()
+
+
+def load(name: str, train: bool, root: Path | str | None = None, stand_in: bool = False) -> Images:
+    """A data set, found under `root` (default `data_root()`) in torchvision's layout, or downloaded into it.
+
+    name: cifar10 (3 x 32 x 32), mnist (1 x 28 x 28) or digits (1 x 28 x 28, ships with scikit-learn, needs no network).
+    stand_in: where cifar10 or mnist cannot be had, warn and give digits in its shape instead; `.name` says so.
+    Raises ValueError for another name and for a damaged file, with what to delete; FileNotFoundError where there is no
+    data and no download. Nothing that is already there is changed or removed.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"data is {name!r}; expected one of {', '.join(DATASETS)}")
+    if name == "digits":
+        return _digits(train)
+    root = Path(root) if root is not None else data_root()
+    reader = {"cifar10": _cifar10, "mnist": _mnist}[name]
+    try:
+        _ensure(name, root)
+        return reader(root, train)
+    except FileNotFoundError as error:
+        if not stand_in:
+            raise
+        warnings.warn(f"{error}\nUsing digits, a small set that ships with scikit-learn, in its place.", stacklevel=2)
+        return _digits(train, like=name)
+
+
+def _torchvision_class(name: str):
+    from torchvision import datasets
+
+    return {"cifar10": datasets.CIFAR10, "mnist": datasets.MNIST}[name]
+
+
+def _files(name: str) -> dict[str, str]:
+    """The unpacked files that must be there, with their MD5."""
+    if name == "mnist":
+        return {f"MNIST/raw/{file}": md5 for file, md5 in MNIST_MD5.items()}
+    kind = _torchvision_class(name)
+    lists = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
+    return {f"{kind.base_folder}/{file}": md5 for file, md5 in lists}
+
+
+def _archives(name: str) -> list[tuple[str, str, str, str]]:
+    """(folder, file, MD5, address) of each download; of several mirrors the first."""
+    kind = _torchvision_class(name)
+    if name == "cifar10":
+        return [("", kind.filename, kind.tgz_md5, kind.url)]
+    return [("MNIST/raw", file, md5, kind.mirrors[0] + file) for file, md5 in kind.resources]
+
+
+def _ensure(name: str, root: Path) -> None:
+    """Make sure the unpacked files are there and whole."""
+    from torchvision.datasets.utils import check_integrity
+
+    files = _files(name)
+    missing = [file for file in files if not (root / file).is_file()]
+    present = {file: md5 for file, md5 in files.items() if file not in missing}
+    damaged = [file for file, md5 in present.items() if not check_integrity(str(root / file), md5)]
+    if damaged:
+        raise ValueError(
+            f"{root / damaged[0]} is damaged: its MD5 is not the published one. "
+            f"Delete that file and run again, or set STN_DATA to a folder with a good copy. Nothing was removed."
+        )
+    if missing:
+        for archive in _archives(name):
+            _fetch(root, *archive, wanted=name)
+
+
+def _fetch(root: Path, folder: str, file: str, md5: str, url: str, wanted: str) -> None:
+    """Download one archive, if it is not there, and unpack it beside itself."""
+    from torchvision.datasets.utils import check_integrity, download_url, extract_archive
+
+    place = root / folder
+    if (place / file).exists() and not check_integrity(str(place / file), md5):
+        raise ValueError(
+            f"{place / file} is damaged or half downloaded: its MD5 is not the published {md5}. "
+            "Delete that file and run again. Nothing was removed."
+        )
+    if not (place / file).exists():
+        part = None
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            # Into a folder of its own first: an interrupted download never stands under the final name.
+            part = tempfile.mkdtemp(prefix=".download-", dir=place)
+            download_url(url, part, file, md5)
+            os.replace(Path(part) / file, place / file)
+        except (OSError, RuntimeError) as error:
+            raise FileNotFoundError(
+                f"{wanted} is not in {root}, and downloading {url} failed ({error}). Three ways on: run again with a "
+                f"network; place torchvision's files in {root}; or set STN_DATA to a folder that has them."
+            ) from error
+        finally:
+            if part:
+                shutil.rmtree(part, ignore_errors=True)
+    extract_archive(str(place / file), str(place))
+
+
+def _cifar10(root: Path, train: bool) -> Images:
+    kind = _torchvision_class("cifar10")
+    found = kind(str(root), train=train)
+    images = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
+    return Images("CIFAR-10", images, torch.tensor(found.targets), tuple(found.classes))
+
+
+def _mnist(root: Path, train: bool) -> Images:
+    kind = _torchvision_class("mnist")
+    found = kind(str(root), train=train)
+    return Images("MNIST", found.data[:, None].contiguous(), found.targets.clone(), tuple(map(str, range(10))))
+
+
+def _digits(train: bool, like: str = "mnist") -> Images:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8, enlarged; as 3 x 32 x 32 where they stand in for CIFAR-10."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    small = torch.from_numpy(found.images).float()[:, None] * (255 / 16)
+    side, channels = (32, 3) if like == "cifar10" else (28, 1)
+    large = F.interpolate(small, size=(side, side), mode="bicubic", align_corners=False).round().clamp(0, 255)
+    images = large.to(torch.uint8).expand(-1, channels, -1, -1).contiguous()
+    part = slice(None, -DIGITS_TEST) if train else slice(-DIGITS_TEST, None)
+    name = "digits" if like == "mnist" else f"digits (standing in for {like})"
+    return Images(name, images[part], torch.from_numpy(found.target).long()[part], tuple(map(str, range(10))))
+
+
+def as_float(images: Tensor) -> Tensor:
+    """uint8 (N, C, H, W) to float32 in [0, 1], channels_last: the layout in which convolutions run several times faster."""
+    return images.to(memory_format=torch.channels_last).float().div_(255)
+
+
+def flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror each image left to right with probability one half. (N, C, H, W), any type, on the generator's device."""
+    mirrored = torch.rand(len(images), generator=generator, device=images.device) < 0.5
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+
+def crop(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
+    """Move each image by up to `pixels` in x and y, reflecting what comes in at the edge. (N, C, H, W), any type."""
+    if pixels == 0:
+        return images
+    count, _, height, width = images.shape
+    shifts = torch.randint(2 * pixels + 1, (2, count, 1), generator=generator, device=images.device) - pixels
+    rows = _reflect(torch.arange(height, device=images.device) + shifts[0], height)
+    columns = _reflect(torch.arange(width, device=images.device) + shifts[1], width)
+    sample = torch.arange(count, device=images.device)[:, None, None]
+    return images.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _reflect(index: Tensor, count: int) -> Tensor:
+    """Indices outside 0 ... count - 1, mirrored back in at the edge."""
+    return (count - 1) - ((count - 1) - index.abs()).abs()
+
+
+def batches(
+    data: Images,
+    batch_size: int,
+    generator: torch.Generator | None = None,
+    flips: bool = False,
+    crop_pixels: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(images float32 in [0, 1], labels), batch by batch, made on the device where the data lives.
+
+    generator: shuffles and augments, dropping the last incomplete batch; None goes through in order, to the end.
+    """
+    count = len(data)
+    if generator is None:
+        for start in range(0, count, batch_size):
+            yield as_float(data.images[start : start + batch_size]), data.labels[start : start + batch_size]
+        return
+    order = torch.randperm(count, generator=generator, device=data.images.device)
+    for index in order[: count - count % batch_size].split(batch_size):
+        images = data.images[index]
+        images = flip(images, generator) if flips else images
+        yield as_float(crop(images, crop_pixels, generator)), data.labels[index]

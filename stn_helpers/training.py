@@ -1,0 +1,337 @@
+"""Training: fit, evaluate, and go on where a killed run was."""
+
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .checkpoint import clear_orphans, fill, load_checkpoint, save_checkpoint
+from .data import Images, batches
+from .transformer import SpatialTransformer
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained. Rates are per step; localization is the share of lr that the localization network gets."""
+
+    epochs: int = 20
+    batch_size: int = 64
+    lr: float = 0.01
+    localization: float = 1.0
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    one_cycle: bool = False
+    flips: bool = False
+    crop_pixels: int = 0
+    conv_dropout: float = 0.5
+    dropout: float = 0.5
+
+
+RECIPES = {
+    # The seed: plain SGD at 0.01, batches of 64, the tutorial's dropout, no augmentation.
+    "seed": Recipe(),
+    "good": Recipe(
+        batch_size=128,
+        lr=0.05,
+        localization=0.1,
+        momentum=0.9,
+        weight_decay=5e-4,
+        one_cycle=True,
+        flips=True,
+        conv_dropout=0.0,
+        dropout=0.0,
+    ),
+}
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """A device by name; "auto" is CUDA where there is one. Raises ValueError where it is not on this machine."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', but this torch sees no CUDA GPU; use --device cpu or auto")
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """float32 or bfloat16 by name; "auto" is bfloat16 on CUDA. The grid is float32 in either."""
+    names = {"float32": torch.float32, "bf16": torch.bfloat16}
+    names["auto"] = torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in names:
+        raise ValueError(f"precision is {name!r}; expected one of {', '.join(names)}")
+    return names[name]
+
+
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
+    """Localization networks with their own learning rate; weight decay for weights only.
+
+    Decay must not reach biases: pulling theta's identity bias to zero would zoom every picture into a point.
+    """
+    inside = {id(p) for m in model.modules() if isinstance(m, SpatialTransformer) for p in m.parameters()}
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((id(parameter) in inside, parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": params,
+            "lr": recipe.lr * (recipe.localization if localization else 1.0),
+            "weight_decay": recipe.weight_decay if decays else 0.0,
+        }
+        for (localization, decays), params in groups.items()
+    ]
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe, steps: int):
+    """(optimizer, schedule) of a recipe: SGD, constant or one-cycle over `steps` steps."""
+    groups = parameter_groups(model, recipe)
+    optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+    if not recipe.one_cycle:
+        return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=1)
+    rates = [group["lr"] for group in groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=rates, total_steps=max(steps, 2), pct_start=0.25, cycle_momentum=False
+    )
+    return optimizer, schedule
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, data: Images, batch_size: int = 500) -> dict[str, float]:
+    """{"loss", "accuracy"} over a whole set, in float32; accuracy in percent. The data lies on the model's device."""
+    model.eval()
+    loss = torch.zeros((), device=data.labels.device)
+    right = torch.zeros((), device=data.labels.device)
+    for images, labels in batches(data, batch_size):
+        logits = model(images)
+        loss += F.cross_entropy(logits, labels, reduction="sum")
+        right += (logits.argmax(1) == labels).sum()
+    return {"loss": loss.item() / len(data), "accuracy": 100 * right.item() / len(data)}
+
+
+@dataclass
+class Epoch:
+    """The running sums of one epoch. They stay on the device, so that no step waits for them."""
+
+    losses: Tensor
+    right: Tensor
+    step: int = 0
+    images: int = 0
+
+    @classmethod
+    def start(cls, steps: int, device) -> "Epoch":
+        return cls(torch.zeros(steps, device=device), torch.zeros((), device=device))
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        self.losses[self.step] = loss.detach()
+        self.right += (logits.detach().argmax(1) == labels).sum()
+        self.step += 1
+        self.images += len(labels)
+
+    def summary(self) -> dict[str, float]:
+        """Mean loss and accuracy (percent) so far. This waits for the device."""
+        loss = self.losses[: self.step].mean().item()
+        return {"loss": loss, "accuracy": 100 * self.right.item() / max(1, self.images)}
+
+    def check(self, epoch: int) -> None:
+        bad = ~self.losses[: self.step].isfinite()
+        if bad.any():
+            raise FloatingPointError(
+                f"the loss is not finite at step {int(bad.nonzero()[0]) + 1} of epoch {epoch}; training stopped, "
+                "the last good checkpoint is kept. Try a smaller learning rate, for the localization network first."
+            )
+
+
+class Trainer:
+    """A model, its data and a recipe, with all the state that a run has: what `fit` drives epoch by epoch.
+
+    The model and both sets must lie on one device. Shuffling and augmentation draw from a generator of the trainer's own.
+    """
+
+    def __init__(self, model: nn.Module, train: Images, recipe: Recipe, seed: int, dtype: torch.dtype = torch.float32):
+        self.model = model.to(memory_format=torch.channels_last)
+        self.train, self.recipe, self.dtype = train, recipe, dtype
+        self.device = train.images.device
+        self.steps = len(train) // recipe.batch_size
+        if self.steps == 0:
+            raise ValueError(f"{len(train)} images do not fill one batch of {recipe.batch_size}; use a smaller batch_size")
+        self.optimizer, self.schedule = make_optimizer(model, recipe, recipe.epochs * self.steps)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.history: list[dict] = []
+        with self.own_randomness(None):
+            torch.manual_seed(seed)
+            self.random = self.global_random()
+
+    def global_random(self) -> dict[str, Tensor]:
+        """The state of the generators that dropout draws from."""
+        state = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    @contextmanager
+    def own_randomness(self, state: dict[str, Tensor] | None):
+        """Run with a random state of our own, and leave the caller's as it was."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            if state is not None:
+                torch.set_rng_state(state["cpu"])
+            if state is not None and "cuda" in state:
+                torch.cuda.set_rng_state(state["cuda"], self.device)
+            yield
+
+    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of gradient descent: (loss, logits), still on the device."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits = self.model(images)
+            loss = F.cross_entropy(logits, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
+        return loss, logits
+
+    def run_epoch(self, look: Callable[[Epoch], None] = lambda epoch: None) -> Epoch:
+        """One pass over the training images. `look` is called about once a second, to show how it goes."""
+        number = len(self.history) + 1
+        sums = Epoch.start(self.steps, self.device)
+        shown = time.monotonic()
+        self.model.train()
+        stream = batches(self.train, self.recipe.batch_size, self.generator, self.recipe.flips, self.recipe.crop_pixels)
+        with self.own_randomness(self.random):
+            try:
+                for images, labels in stream:
+                    sums.add(*self.step(images, labels), labels)
+                    if time.monotonic() - shown > 1:
+                        look(sums)
+                        shown = time.monotonic()
+            except ValueError:
+                sums.check(number)  # a diverged loss explains a theta that is not finite
+                raise
+            self.random = self.global_random()
+        sums.check(number)
+        return sums
+
+    def state(self) -> dict:
+        """Everything that a later process needs to go on."""
+        return {
+            "recipe": asdict(self.recipe),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "generator": self.generator.get_state(),
+            "random": self.random,
+            "history": self.history,
+        }
+
+    def restore(self, state: dict, path) -> None:
+        """Take up a state. Raises ValueError where it belongs to another architecture or recipe."""
+        fill(self.model, state["model"], path)
+        if state["recipe"] != asdict(self.recipe):
+            changed = [name for name, value in asdict(self.recipe).items() if state["recipe"].get(name) != value]
+            raise ValueError(f"{path} was trained with another recipe ({', '.join(changed)} differ); choose another --out")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.generator.set_state(state["generator"])
+        self.random, self.history = state["random"], state["history"]
+
+
+def fit(
+    model: nn.Module,
+    train: Images,
+    test: Images,
+    recipe: Recipe | str = "good",
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    precision: str = "auto",
+    out: Path | str | None = None,
+    stop_after: int | None = None,
+    progress: bool = True,
+    name: str = "",
+    after_epoch: Callable[[list[dict]], None] = lambda history: None,
+) -> list[dict]:
+    """Train a model, epoch by epoch, and return its history: one dict an epoch.
+
+    recipe: a `Recipe` or a name from RECIPES. seed: shuffling, augmentation and dropout. out: a folder for checkpoint.stn,
+    written whole after every epoch; where one is, training goes on from it, and on a CPU ends bit for bit where an
+    undisturbed run ends. stop_after: stop at this epoch of the recipe's schedule. name: what the checkpoint says it is.
+    The last epoch counts, whatever the test set says of it: nothing is chosen by looking at `test`.
+    Raises FloatingPointError at a loss that is not finite, ValueError for a checkpoint of another run.
+    Taught in notebook 05.
+    """
+    recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
+    device = pick_device(device) if isinstance(device, str) else device
+    dtype = pick_precision(precision, device)
+    trainer = Trainer(model.to(device), train.to(device), recipe, seed, dtype)
+    run = {"name": name, "seed": seed, "data": train.name, "images": len(train), "dtype": str(dtype)}
+    path = Path(out) / "checkpoint.stn" if out else None
+    if path:
+        clear_orphans(path)
+        if path.exists():
+            _resume(trainer, path, run)
+        else:
+            save_checkpoint(path, {**trainer.state(), "run": run})
+    test = test.to(device)
+    last = min(stop_after or recipe.epochs, recipe.epochs)
+    with _bar(trainer, last, progress) as bar:
+        while len(trainer.history) < last:
+            row = _one_epoch(trainer, test, bar)
+            trainer.history.append(row)
+            if path:
+                save_checkpoint(path, {**trainer.state(), "run": run})
+            if progress:
+                bar.write(describe(row, recipe.epochs))
+            after_epoch(trainer.history)
+    return trainer.history
+
+
+def _resume(trainer: Trainer, path: Path, run: dict) -> None:
+    state = load_checkpoint(path)
+    if state["run"] != run:
+        changed = [f"{key} {state['run'].get(key)!r}, not {run[key]!r}" for key in run if state["run"].get(key) != run[key]]
+        raise ValueError(f"{path} belongs to another run ({', '.join(changed)}); choose another --out")
+    trainer.restore(state, path)
+
+
+def _one_epoch(trainer: Trainer, test: Images, bar) -> dict:
+    """Train and test once; the row of the history."""
+    began, done = time.monotonic(), len(trainer.history) * trainer.steps
+
+    def look(sums: Epoch) -> None:
+        now, rate = sums.summary(), sums.images / (time.monotonic() - began)
+        bar.set_postfix_str(f"loss {now['loss']:.3f}, accuracy {now['accuracy']:.1f} %, {rate:,.0f} images/s", refresh=False)
+        bar.update(done + sums.step - bar.n)
+
+    sums = trainer.run_epoch(look)
+    trained = sums.summary()
+    seconds = time.monotonic() - began
+    tested = evaluate(trainer.model, test)
+    bar.update(done + sums.step - bar.n)
+    return {
+        "epoch": len(trainer.history) + 1,
+        "train_loss": trained["loss"],
+        "train_accuracy": trained["accuracy"],
+        "test_loss": tested["loss"],
+        "test_accuracy": tested["accuracy"],
+        "seconds": seconds,
+        "images_per_second": sums.images / seconds,
+    }
+
+
+def describe(row: dict, epochs: int) -> str:
+    """One line about one epoch."""
+    return (
+        f"epoch {row['epoch']:2d}/{epochs}  loss {row['train_loss']:.3f}  train {row['train_accuracy']:.1f} %  "
+        f"test {row['test_accuracy']:.2f} %  {row['images_per_second']:,.0f} images/s"
+    )
+
+
+def _bar(trainer: Trainer, epochs: int, progress: bool):
+    from tqdm.auto import tqdm
+
+    total, done = epochs * trainer.steps, len(trainer.history) * trainer.steps
+    return tqdm(total=total, initial=done, unit="step", disable=not progress, dynamic_ncols=True)
