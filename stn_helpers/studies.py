@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 from .checkpoint import save_weights, write_whole
 from .classifiers import build
@@ -68,30 +69,49 @@ def run_study(
 ) -> dict:
     """Run what is missing of a study and return its results, which are also in `assets`/results/NAME.json.
 
-    A run that was killed goes on from its checkpoint in `runs`. epochs: shorter runs, for a try; they never count as the
-    full length, and the file says how long they were. Raises ValueError for an unknown study or arm.
+    A run that was killed goes on from its checkpoint in `runs`. epochs: shorter runs, for a try, which go to a file of their
+    own. Two processes may work on different arms of one study at once. Raises ValueError for an unknown study or arm.
     """
     if name not in STUDIES:
         raise ValueError(f"study is {name!r}; expected one of {', '.join(STUDIES)}")
     study, where = STUDIES[name], pick_device(device)
     if unknown := set(arms or []) - set(study.arms):
         raise ValueError(f"unknown arms {sorted(unknown)}; expected some of {', '.join(study.arms)}")
-    path = assets / "results" / f"{study.name}.json"
-    results = json.loads(path.read_text()) if path.exists() else {"study": name, "runs": [], "weights": {}}
+    # A try at another length gets a file of its own and publishes nothing.
+    path = assets / "results" / (f"{study.name}_{epochs}_epochs.json" if epochs else f"{study.name}.json")
+    results = _read(path, study)
     train, test = load(study.data, train=True).to(where), load(study.data, train=False).to(where)
     for seed in range(seeds):
         for arm in arms or study.arms:
             recipe = RECIPES[study.arms[arm].recipe]
             recipe = replace(recipe, epochs=epochs or recipe.epochs)
+            results = _read(path, study)
             if _find(results, arm, seed, recipe):
                 continue
             folder = runs / f"{study.name}-{study.arms[arm].model}-{study.arms[arm].recipe}-{recipe.epochs}-{seed}"
+            ships = seed == 0 and arm in study.ship and not epochs
             row, model = _run(study, arm, recipe, seed, train, test, where, precision, folder, progress)
-            results["runs"].append({**row, "command": command})
-            if seed == 0 and arm in study.ship:
-                results["weights"][study.ship[arm]] = _ship(study, arm, recipe, model, test, row, assets)
-            results["summary"] = summarise(results["runs"])
-            write_whole(path, (json.dumps(results, indent=1) + "\n").encode())
+            shipped = _ship(study, arm, recipe, model, test, row, assets) if ships else {}
+            results = _add(path, study, {**row, "command": command}, shipped)
+    return results
+
+
+def _read(path: Path, study: Study) -> dict:
+    """The results so far."""
+    return json.loads(path.read_text()) if path.exists() else {"study": study.name, "summary": [], "weights": {}, "runs": []}
+
+
+def _add(path: Path, study: Study, row: dict, shipped: dict) -> dict:
+    """Put one run into the results file. Another process may have written to it since, so it is read again, under a lock."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        results = _read(path, study)
+        # In the order of the study, whoever was first, so that the same study gives the same file.
+        order = list(study.arms)
+        results["runs"] = sorted([*results["runs"], row], key=lambda run: (order.index(run["arm"]), run["seed"]))
+        results["weights"].update(shipped)
+        results["summary"] = summarise(results["runs"])
+        write_whole(path, (json.dumps(results, indent=1) + "\n").encode())
     return results
 
 
@@ -142,14 +162,14 @@ def _git(*words: str) -> str:
 
 
 def _ship(study: Study, arm: str, recipe: Recipe, model, test: Images, row: dict, assets: Path) -> dict:
-    """Publish the weights of one run; what the results file says of them."""
+    """Publish the weights of one run: {file: what the results file says of it}."""
     file = assets / "checkpoints" / f"{study.ship[arm]}.safetensors"
     options = {"conv_dropout": recipe.conv_dropout, "dropout": recipe.dropout}
     digest = save_weights(file, model, {"model": row["model"], "options": options, "data": study.data, "seed": row["seed"]})
     about = {"arm": arm, "seed": row["seed"], "sha256": digest, "confusion": confusion(model, test).tolist()}
     if row["model"] == "seed":
         about["theta"] = pose_spread(model, test)
-    return {**about, "test_accuracy": evaluate(model, test)["accuracy"]}
+    return {study.ship[arm]: {**about, "test_accuracy": evaluate(model, test)["accuracy"]}}
 
 
 @torch.inference_mode()

@@ -1,0 +1,169 @@
+"""Figures, in one look: opaque white, Okabe-Ito colours that colour-blind readers can tell apart, cividis for maps."""
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = "#000000 #E69F00 #56B4E9 #009E73 #F0E442 #0072B2 #D55E00 #CC79A7".split()
+LOOK = {
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.dpi": 90,
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": matplotlib.cycler(color=[BLUE, ORANGE, GREEN, RED, PINK, SKY, BLACK]),
+    "axes.grid": False,
+    "legend.frameon": False,
+    "image.cmap": "gray",
+    "image.interpolation": "nearest",
+}
+
+
+def figure(rows: int = 1, columns: int = 1, width: float = 3.0, height: float = 2.6, **options) -> tuple[Figure, np.ndarray]:
+    """(figure, axes (rows, columns)) in the series' look. width and height: inches an axis."""
+    with matplotlib.rc_context(LOOK):
+        # A bare Figure, not pyplot's: nothing global holds on to it, and no backend shows it a second time.
+        fig = Figure(figsize=(columns * width, rows * height), layout="constrained")
+        return fig, fig.subplots(rows, columns, squeeze=False, **options)
+
+
+def show(picture: Figure | Sequence[Tensor], alt: str, titles: Sequence[str] = (), handle=None):
+    """Show a figure, or a row of images, in the notebook, with `alt` stored for readers who cannot see it.
+
+    handle: what an earlier `show` returned; its picture is then replaced. Raises ValueError where alt is empty.
+    """
+    from IPython.display import display
+
+    if not alt.strip():
+        raise ValueError("alt is empty; say in a sentence what the picture shows")
+    fig = picture if isinstance(picture, Figure) else image_row(picture, titles)
+    metadata = {"image/png": {"alt": alt}}
+    data = {"image/png": png(fig), "text/plain": alt}
+    if handle is None:
+        return display(data, raw=True, metadata=metadata, display_id=True)
+    handle.update(data, raw=True, metadata=metadata)
+    return handle
+
+
+def png(fig: Figure) -> bytes:
+    """The figure as PNG bytes."""
+    import io
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(LOOK):
+        fig.savefig(buffer, format="png", dpi=LOOK["figure.dpi"])
+    return buffer.getvalue()
+
+
+def pixels(image: Tensor) -> np.ndarray:
+    """One image (C, H, W) or (H, W), uint8 or in [0, 1], as matplotlib draws it: (H, W) or (H, W, 3)."""
+    image = image.detach().cpu()
+    if image.ndim == 3:
+        image = image[0] if image.shape[0] == 1 else image.permute(1, 2, 0)
+    return image.numpy() if image.dtype == torch.uint8 else image.float().clamp(0, 1).numpy()
+
+
+def draw(ax: Axes, image: Tensor, title: str = "") -> None:
+    """An image on an axis, without ticks. Gray images are drawn from black at 0 to white at the top of their type."""
+    top = 255 if image.dtype == torch.uint8 else 1
+    ax.imshow(pixels(image), cmap="gray", vmin=0, vmax=top, interpolation="nearest")
+    ax.set_title(title)
+    ax.axis("off")
+
+
+def draw_line(ax: Axes, points: Tensor, size: tuple[int, int], align_corners: bool = False, color: str = ORANGE) -> None:
+    """A line of normalised points (M, 2), last axis (x, y), over an image of size (H, W) that is already drawn."""
+    height, width = size
+    x, y = points.detach().cpu().unbind(-1)
+    for_pixel = (lambda v, n: (v + 1) / 2 * (n - 1)) if align_corners else (lambda v, n: (v + 1) / 2 * n - 0.5)
+    ax.plot(for_pixel(x, width), for_pixel(y, height), color=color, linewidth=1.8, clip_on=False)
+    ax.set(xlim=(-0.2 * width, 1.2 * width - 0.5), ylim=(1.2 * height - 0.5, -0.2 * height))
+
+
+def image_row(images: Sequence[Tensor], titles: Sequence[str] = (), side: float = 1.6) -> Figure:
+    """Images side by side, each with its title."""
+    fig, axes = figure(1, len(images), side, side + 0.25)
+    for ax, image, title in zip(axes[0], images, [*titles, *[""] * len(images)], strict=False):
+        draw(ax, image, title)
+    return fig
+
+
+def image_rows(rows: dict[str, Sequence[Tensor]], titles: Sequence[str] = (), side: float = 1.15) -> Figure:
+    """Rows of images, each row under one name; titles: one an image, row after row."""
+    many = max(len(images) for images in rows.values())
+    fig, axes = figure(len(rows), many, side, side + (0.2 if titles else 0))
+    remaining = iter(titles)
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        for ax, image in zip(line, images, strict=True):
+            draw(ax, image, next(remaining, ""))
+        line[0].text(-0.1, 0.5, name, transform=line[0].transAxes, ha="right", va="center", rotation=90)
+    return fig
+
+
+def before_after(images: Tensor, seen: Tensor, lines: Tensor, align_corners: bool = False, note: str = "") -> Figure:
+    """Images with the outline of what is attended; below each, what the sampler returns for it."""
+    fig, axes = figure(2, len(images), 1.25, 1.3)
+    for k, (above, below) in enumerate(axes.T):
+        draw(above, images[k])
+        draw_line(above, lines[k], images.shape[-2:], align_corners)
+        draw(below, seen[k])
+    axes[0, 0].text(-0.05, 0.5, "it looks here", transform=axes[0, 0].transAxes, ha="right", va="center", rotation=90)
+    axes[1, 0].text(-0.05, 0.5, "and sees this", transform=axes[1, 0].transAxes, ha="right", va="center", rotation=90)
+    if note:
+        fig.suptitle(note, fontsize=10)
+    return fig
+
+
+def curves(histories: dict[str, list[dict]], epochs: int, note: str = "") -> Figure:
+    """Loss and accuracy over the epochs, one colour a run: training dotted, test solid."""
+    fig, axes = figure(1, 2, 4.2, 2.9)
+    colors = [BLUE, ORANGE, GREEN, RED, PINK, SKY]
+    for (name, history), color in zip(histories.items(), colors, strict=False):
+        x = [row["epoch"] for row in history]
+        for ax, key in zip(axes[0], ("loss", "accuracy"), strict=True):
+            ax.plot(x, [row[f"train_{key}"] for row in history], ":", color=color, label=f"{name}, training")
+            ax.plot(x, [row[f"test_{key}"] for row in history], "-", color=color, label=f"{name}, test", marker=".")
+    for ax, label in zip(axes[0], ("loss", "accuracy, %"), strict=True):
+        ax.set(xlabel="epoch", ylabel=label, xlim=(0.5, epochs + 0.5))
+    axes[0, 1].legend(loc="lower right", fontsize=8)
+    if note:
+        fig.suptitle(note, fontsize=10)
+    return fig
+
+
+def confusion_map(counts: Tensor, classes: Sequence[str], note: str = "") -> Figure:
+    """How often class i (row) was called class j (column), in percent of the row."""
+    share = 100 * counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
+    fig, axes = figure(1, 1, 5.4, 4.6)
+    ax = axes[0, 0]
+    image = ax.imshow(share, cmap="cividis", vmin=0, vmax=100)
+    ax.set(xlabel="called", ylabel="is", title=note)
+    ax.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    ax.set_yticks(range(len(classes)), classes)
+    for i in range(len(classes)):
+        for j in range(len(classes)):
+            if share[i, j] >= 0.5:
+                ink = "black" if share[i, j] > 50 else "white"
+                ax.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", color=ink, fontsize=8)
+    fig.colorbar(image, ax=ax, label="% of the row", shrink=0.8)
+    return fig
+
+
+def histograms(columns: dict[str, Tensor], marks: dict[str, float], note: str = "") -> Figure:
+    """One histogram a quantity; a dashed line at `marks`, the value that changes nothing."""
+    fig, axes = figure(1, len(columns), 2.6, 2.4)
+    for ax, (name, values) in zip(axes[0], columns.items(), strict=True):
+        ax.hist(values.cpu().numpy(), bins=60, color=BLUE)
+        ax.axvline(marks[name], color=RED, linestyle="--", linewidth=1.2)
+        ax.set(xlabel=name, yticks=[])
+    axes[0, 0].set_ylabel("images")
+    if note:
+        fig.suptitle(note, fontsize=10)
+    return fig
