@@ -1,6 +1,7 @@
 """python -m stn_helpers train | evaluate | study: the same functions that the notebooks call, from a terminal."""
 
 import argparse
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,7 @@ def evaluate_file(args: argparse.Namespace) -> None:
 
 def study(args: argparse.Namespace) -> None:
     arms = args.arms.split(";") if args.arms else None
-    command = "python -m stn_helpers " + " ".join(sys.argv[1:])
+    command = "python -m stn_helpers " + shlex.join(sys.argv[1:])
     results = run_study(args.name, args.seeds, arms, args.epochs, args.device, args.precision, command=command)
     for row in results["summary"]:
         spread = "" if row["sd"] is None else f" +- {row['sd']:.2f}"

@@ -79,6 +79,7 @@ def run_study(
         raise ValueError(f"unknown arms {sorted(unknown)}; expected some of {', '.join(study.arms)}")
     # A try at another length gets a file of its own and publishes nothing.
     path = assets / "results" / (f"{study.name}_{epochs}_epochs.json" if epochs else f"{study.name}.json")
+    origin = {**provenance(where), "command": command}  # now: a commit made while it runs is not what runs
     results = _read(path, study)
     train, test = load(study.data, train=True).to(where), load(study.data, train=False).to(where)
     for seed in range(seeds):
@@ -92,7 +93,7 @@ def run_study(
             ships = seed == 0 and arm in study.ship and not epochs
             row, model = _run(study, arm, recipe, seed, train, test, where, precision, folder, progress)
             shipped = _ship(study, arm, recipe, model, test, row, assets) if ships else {}
-            results = _add(path, study, {**row, "command": command}, shipped)
+            results = _add(path, study, {**row, **origin}, shipped)
     return results
 
 
@@ -135,7 +136,6 @@ def _run(study, arm, recipe, seed, train: Images, test: Images, device, precisio
         "test_accuracy": history[-1]["test_accuracy"],
         "train_seconds": round(sum(row["seconds"] for row in history), 1),
         "precision": str(pick_precision(precision, device)).removeprefix("torch."),
-        **provenance(device),
         "history": [{key: round(value, 4) for key, value in row.items()} for row in history],
     }
     return row, model
