@@ -1,13 +1,35 @@
-# `make lab` and `make test` are all that a reader needs; both make the environment first.
+# `make lab` and `make test` are all that a reader needs; both make the environment (.venv/) first.
 PYTHON ?= python3
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+PY := $(BIN)/python
+
+.PHONY: lab test bench results figures badges clean
 
 lab: .venv/done            ## open JupyterLab on the series
-	$(BIN)/python -m jupyterlab notebooks
+	$(PY) -m jupyterlab notebooks
+
+test: .venv/done           ## ruff, unit tests, every notebook under strict nbval
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pytest tests
+	STN_SMOKE=1 $(PY) -m pytest --nbval --nbval-cell-timeout=300 notebooks
+
+bench: .venv/done          ## side-by-side timings -> assets/results/speed.json
+	$(PY) -m pytest benchmarks
+
+results: .venv/done        ## tables in README from assets/results/*.json
+	$(PY) -m tools.tables
+
+figures: .venv/done        ## the pictures in assets/; needs CIFAR-10
+	$(PY) -m tools.figures
+
+badges: .venv/done         ## Colab badges for a fork: make badges REPO=owner/name
+	$(PY) -m tools.badges $(REPO)
+
+clean:                     ## remove the environment; data, runs and results stay
+	rm -rf .venv
 
 .venv/done: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[lab,test]"
-	$(BIN)/python -c "open('.venv/done', 'w')"
-
-.PHONY: lab
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[lab,test]"
+	$(PY) -c "open('.venv/done', 'w')"

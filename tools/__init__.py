@@ -1,0 +1,1 @@
+"""Commands for those who keep the series: badges, result tables, figures. Readers never need them."""

@@ -1,0 +1,42 @@
+"""Write the tables of README.md from assets/results/*.json: `make results`."""
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def cifar10_seed(root: Path) -> str:
+    """Accuracy after 20 epochs, arm by arm."""
+    results = json.loads((root / "assets/results/cifar10_seed.json").read_text())
+    lines = ["| network and recipe | parameters | test accuracy, % | seeds |", "|---|---:|---:|---:|"]
+    for row in results["summary"]:
+        spread = "" if row["sd"] is None else f" ± {row['sd']:.1f}"
+        lines.append(f"| {row['arm']} | {row['parameters']:,} | {row['mean']:.1f}{spread} | {row['seeds']} |")
+    return "\n".join(lines)
+
+
+def speed(root: Path) -> str:
+    """Side-by-side timings, with their ratios."""
+    results = json.loads((root / "assets/results/speed.json").read_text())
+    lines = ["| what | images/s | ratio |", "|---|---:|---:|"]
+    lines += [f"| {row['what']} | {row['images_per_second']:,.0f} | {row['ratio']:.1f} |" for row in results["rows"]]
+    return "\n".join(lines)
+
+
+TABLES = {"cifar10_seed": cifar10_seed, "speed": speed}
+
+
+def fill(text: str, root: Path = ROOT) -> str:
+    """The text with every block between `<!-- table NAME -->` and `<!-- end -->` made new."""
+
+    def block(match: re.Match) -> str:
+        return f"<!-- table {match[1]} -->\n{TABLES[match[1]](root)}\n<!-- end -->"
+
+    return re.sub(r"<!-- table (\w+) -->\n.*?<!-- end -->", block, text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(fill(readme.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
