@@ -39,9 +39,11 @@ def train(args: argparse.Namespace) -> None:
 
 def evaluate_file(args: argparse.Namespace) -> None:
     tensors, about = load_weights(args.file)
-    if about["model"] not in MODELS:
-        raise ValueError(f"{args.file} holds a {about['model']!r}, which this version does not know; expected {', '.join(MODELS)}")
-    model = build(about["model"], **about["options"])
+    if about.get("model") not in MODELS:
+        raise ValueError(
+            f"{args.file} holds a {about.get('model')!r}, which this version does not know; expected {', '.join(MODELS)}"
+        )
+    model = build(about["model"], **about.get("options", {}))
     fill(model, tensors, args.file)
     device = pick_device(args.device)
     test_set = load(args.data, train=False).to(device)
@@ -58,19 +60,28 @@ def study(args: argparse.Namespace) -> None:
         print(f"{row['arm']:28s} {row['epochs']:3d} epochs, {row['seeds']} seeds: {row['mean']:.2f}{spread} %")
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 up; argparse turns the ValueError into its usage message."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m stn_helpers", description=__doc__)
     commands = top.add_subparsers(required=True)
 
     one = commands.add_parser("train", help="train a network; after a kill the same command goes on where it was")
     one.set_defaults(run=train)
-    one.add_argument("--data", default="cifar10", choices=DATASETS, help=f"looked for in {data_root()} (STN_DATA)")
+    one.add_argument(
+        "--data", default="cifar10", choices=DATASETS, help=f"looked for in {str(data_root()).replace('%', '%%')} (STN_DATA)"
+    )
     one.add_argument("--stand-in", action="store_true", help="where the data cannot be had, take digits in its place")
     one.add_argument("--model", default="seed", choices=MODELS)
     one.add_argument("--no-transformer", action="store_true", help="the matched twin without a spatial transformer")
     one.add_argument("--recipe", default="good", choices=RECIPES)
-    one.add_argument("--epochs", type=int, help="default: the recipe's, 20")
-    one.add_argument("--batch-size", type=int, help="default: the recipe's")
+    one.add_argument("--epochs", type=positive, help="default: the recipe's, 20")
+    one.add_argument("--batch-size", type=positive, help="default: the recipe's")
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--out", help="folder for checkpoint and weights; default runs/DATA-MODEL-RECIPE-SEED")
 
@@ -82,9 +93,9 @@ def parser() -> argparse.ArgumentParser:
     three = commands.add_parser("study", help="a seeded set of runs -> assets/results/NAME.json; runs only what is missing")
     three.set_defaults(run=study)
     three.add_argument("name", choices=STUDIES)
-    three.add_argument("--seeds", type=int, default=3, help="how many")
+    three.add_argument("--seeds", type=positive, default=3, help="how many")
     three.add_argument("--arms", help="some arms only, separated by semicolons")
-    three.add_argument("--epochs", type=int, help="shorter runs, for a try")
+    three.add_argument("--epochs", type=positive, help="shorter runs, for a try")
 
     for command in (one, two, three):
         command.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -97,7 +108,7 @@ def main(words: list[str] | None = None) -> None:
     args = parser().parse_args(words)
     try:
         args.run(args)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"stn_helpers: {error}")
 
 

@@ -65,11 +65,11 @@ def sha256(path: Path | str) -> str:
 
 
 def save_checkpoint(path: Path | str, state: dict) -> None:
-    """Write a checkpoint: eight letters, the SHA-256 of the rest, then `state` as torch.save writes it."""
+    """Write a checkpoint: eight letters, the format in two bytes, the SHA-256 of the rest, then what torch.save writes."""
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **state}, buffer)
+    torch.save(state, buffer)
     payload = buffer.getvalue()
-    write_whole(path, MAGIC + hashlib.sha256(payload).digest() + payload)
+    write_whole(path, MAGIC + FORMAT.to_bytes(2, "big") + hashlib.sha256(payload).digest() + payload)
 
 
 def load_checkpoint(path: Path | str) -> dict:
@@ -80,25 +80,24 @@ def load_checkpoint(path: Path | str) -> dict:
     data = Path(path).read_bytes()
     if not data.startswith(MAGIC):
         raise ValueError(f"{path} is not a checkpoint of this project: it does not begin with {MAGIC.decode()}")
-    digest, payload = data[len(MAGIC) : len(MAGIC) + 32], data[len(MAGIC) + 32 :]
+    version, digest, payload = data[8:10], data[10:42], data[42:]
+    _check_format(path, int.from_bytes(version, "big"))
     if hashlib.sha256(payload).digest() != digest:
         raise ValueError(f"{path} is damaged: its SHA-256 is not the one it was saved with. Delete it to start again.")
-    state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    _check_format(path, state["format"])
-    return state
+    return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
 
 
 def _check_format(path, version: int) -> None:
-    if version > FORMAT:
+    if not isinstance(version, int) or version > FORMAT:
         raise ValueError(
             f"{path} was written by a newer version (format {version}; this one reads up to {FORMAT}). "
             "Update stn_helpers to use it."
         )
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values."""
-    total = hashlib.sha256()
+def _digest(tensors: dict[str, Tensor], facts: dict) -> str:
+    """SHA-256 over what is said of the tensors, and their names, types, shapes and values."""
+    total = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -110,7 +109,8 @@ def save_weights(path: Path | str, model: nn.Module, about: dict) -> str:
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    facts = {"format": FORMAT, "digest": _digest(tensors), **about}
+    facts = {"format": FORMAT, **about}
+    facts["digest"] = _digest(tensors, facts)
     write_whole(path, save(tensors, metadata={"stn_helpers": json.dumps(facts)}))
     return sha256(path)
 
@@ -130,11 +130,11 @@ def load_weights(path: Path | str) -> tuple[dict[str, Tensor], dict]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error})") from error
-    if facts is None:
-        raise ValueError(f"{path} holds no stn_helpers entry: it was not written by save_weights")
+    if not isinstance(facts, dict) or not {"format", "digest"} <= facts.keys():
+        raise ValueError(f"{path} holds no stn_helpers entry: it was not written by save_weights, or it is damaged")
     _check_format(path, facts["format"])
-    if facts["digest"] != _digest(tensors):
-        raise ValueError(f"{path} is damaged: the SHA-256 of its tensors is not the one it was saved with. Fetch it again.")
+    if facts.pop("digest") != _digest(tensors, facts):
+        raise ValueError(f"{path} is damaged: the SHA-256 of its content is not the one it was saved with. Fetch it again.")
     return tensors, facts
 
 

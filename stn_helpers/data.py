@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -131,7 +132,7 @@ def _fetch(root: Path, folder: str, file: str, md5: str, url: str, wanted: str) 
             part = tempfile.mkdtemp(prefix=".download-", dir=place)
             download_url(url, part, file, md5)
             os.replace(Path(part) / file, place / file)
-        except (OSError, RuntimeError) as error:
+        except (OSError, HTTPException, RuntimeError) as error:
             raise FileNotFoundError(
                 f"{wanted} is not in {root}, and downloading {url} failed ({error}). Three ways on: run again with a "
                 f"network; place torchvision's files in {root}; or set STN_DATA to a folder that has them."

@@ -132,6 +132,7 @@ def curves(histories: dict[str, list[dict]], epochs: int, note: str = "") -> Fig
             ax.plot(x, [row[f"test_{key}"] for row in history], "-", color=color, label=f"{name}, test", marker=".")
     for ax, label in zip(axes[0], ("loss", "accuracy, %"), strict=True):
         ax.set(xlabel="epoch", ylabel=label, xlim=(0.5, epochs + 0.5))
+        ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 1].legend(loc="lower right", fontsize=8)
     if note:
         fig.suptitle(note, fontsize=10)
@@ -143,7 +144,7 @@ def confusion_map(counts: Tensor, classes: Sequence[str], note: str = "") -> Fig
     share = 100 * counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
     fig, axes = figure(1, 1, 5.4, 4.6)
     ax = axes[0, 0]
-    image = ax.imshow(share, cmap="cividis", vmin=0, vmax=100)
+    image = ax.imshow(share.numpy(), cmap="cividis", vmin=0, vmax=100)
     ax.set(xlabel="called", ylabel="is", title=note)
     ax.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     ax.set_yticks(range(len(classes)), classes)

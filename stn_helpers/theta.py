@@ -81,12 +81,16 @@ def _like(matrix: Tensor, *origins: Tensor) -> Tensor:
     return matrix[:, :2] if all(origin.shape[-2] == 2 for origin in origins) else matrix
 
 
+class NotFiniteError(ValueError):
+    """A theta holds NaN or infinity."""
+
+
 def check_finite(theta: Tensor) -> None:
-    """Raise ValueError with the sample's number where theta is NaN or infinite: border padding would hide it."""
+    """Raise NotFiniteError, a ValueError, with the sample's number where theta is NaN or infinite: border padding would hide it."""
     good = theta.detach().flatten(1).isfinite().all(dim=1)
     if not good.all():
         sample = int((~good).nonzero()[0])
-        raise ValueError(
+        raise NotFiniteError(
             f"theta of sample {sample} is not finite: {theta[sample].flatten().tolist()}. "
             "The localization network has diverged: lower its learning rate."
         )

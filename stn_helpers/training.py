@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .checkpoint import clear_orphans, fill, load_checkpoint, save_checkpoint
 from .data import Images, batches
+from .theta import NotFiniteError
 from .transformer import SpatialTransformer
 
 
@@ -53,7 +54,10 @@ def pick_device(name: str = "auto") -> torch.device:
     """A device by name; "auto" is CUDA where there is one. Raises ValueError where it is not on this machine."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device is {name!r}; expected auto, cpu or cuda") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda', but this torch sees no CUDA GPU; use --device cpu or auto")
     return device
@@ -209,11 +213,14 @@ class Trainer:
                     if time.monotonic() - shown > 1:
                         look(sums)
                         shown = time.monotonic()
-            except ValueError:
-                sums.check(number)  # a diverged loss explains a theta that is not finite
-                raise
+            except NotFiniteError as error:
+                sums.check(number)  # a loss that diverged before explains it
+                raise FloatingPointError(f"step {sums.step + 1} of epoch {number}: {error}") from error
             self.random = self.global_random()
         sums.check(number)
+        # The last step's update comes after its loss: it may have broken the weights unseen.
+        if not all(tensor.isfinite().all() for tensor in self.model.state_dict().values()):
+            raise FloatingPointError(f"a weight is not finite after epoch {number}; the last good checkpoint is kept")
         return sums
 
     def state(self) -> dict:
@@ -230,10 +237,10 @@ class Trainer:
 
     def restore(self, state: dict, path) -> None:
         """Take up a state. Raises ValueError where it belongs to another architecture or recipe."""
-        fill(self.model, state["model"], path)
         if state["recipe"] != asdict(self.recipe):
             changed = [name for name, value in asdict(self.recipe).items() if state["recipe"].get(name) != value]
             raise ValueError(f"{path} was trained with another recipe ({', '.join(changed)} differ); choose another --out")
+        fill(self.model, state["model"], path)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.generator.set_state(state["generator"])
