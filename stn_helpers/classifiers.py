@@ -5,7 +5,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from .transformer import Normalize, SpatialTransformer, seed_localization
+from .transformer import Blind, Normalize, SpatialTransformer, seed_localization
 
 # Mean and standard deviation of the 50,000 CIFAR-10 training images, channel by channel, in [0, 1].
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -36,7 +36,8 @@ def seed_classifier(classes: int = 10, conv_dropout: float = 0.5, dropout: float
 class SeedNet(nn.Module):
     """The seed's network: a spatial transformer at the input, then `seed_classifier`. images (N, 3, 32, 32) in [0, 1].
 
-    transformer: "learned"; None for the matched twin without one; "frozen" for a transformer that always says identity;
+    transformer: "learned"; None for the matched twin without one; "fixed" for one learned theta that serves every image;
+    "frozen" for a transformer that always says identity;
     "no-warp" for the same localization network, its features added to the logits instead of bending the grid.
     The transformer keeps the seed's align_corners=True. The warp sees images in [0, 1], where 0 is black; localization
     network and classifier see them normalised. Taught in notebook 05.
@@ -53,10 +54,12 @@ class SeedNet(nn.Module):
             self.transformer = SpatialTransformer(localization, align_corners=True)
             # Zero weights and identity bias: frozen, it answers identity for ever.
             self.transformer.requires_grad_(transformer == "learned")
+        elif transformer == "fixed":
+            self.transformer = SpatialTransformer(Blind(), align_corners=True, features=1)
         elif transformer == "no-warp":
             self.extra = nn.Sequential(seed_localization(), nn.Linear(256, 10))
         elif transformer is not None:
-            raise ValueError(f"transformer is {transformer!r}; expected learned, frozen, no-warp or None")
+            raise ValueError(f"transformer is {transformer!r}; expected learned, fixed, frozen, no-warp or None")
 
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[1:] != (3, 32, 32):
@@ -69,6 +72,7 @@ class SeedNet(nn.Module):
 MODELS = {
     "seed": lambda **options: SeedNet("learned", **options),
     "seed-plain": lambda **options: SeedNet(None, **options),
+    "seed-fixed": lambda **options: SeedNet("fixed", **options),
     "seed-frozen": lambda **options: SeedNet("frozen", **options),
     "seed-no-warp": lambda **options: SeedNet("no-warp", **options),
 }

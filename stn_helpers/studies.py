@@ -45,6 +45,7 @@ STUDIES = {
         arms={
             "with ST": Arm("seed", "good"),
             "without ST": Arm("seed-plain", "good"),
+            "one learned window for all": Arm("seed-fixed", "good"),
             "ST frozen at identity": Arm("seed-frozen", "good"),
             "same parameters, no warp": Arm("seed-no-warp", "good"),
             "seed's recipe, with ST": Arm("seed", "seed"),

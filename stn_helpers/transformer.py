@@ -102,6 +102,13 @@ def seed_localization(channels: int = 3, size: int = 32) -> nn.Sequential:
     )
 
 
+class Blind(nn.Module):
+    """A localization network that sees nothing. Theta is then its bias: one window, learned, for every image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.new_zeros(len(images), 1)
+
+
 def light_localization(channels: int = 3, width: int = 16) -> nn.Sequential:
     """A localization network that costs little: images of any size -> features (N, 32), from a 4 x 4 summary."""
     return nn.Sequential(
