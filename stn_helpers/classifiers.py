@@ -86,5 +86,5 @@ def build(name: str, seed: int = 0, **options) -> nn.Module:
     if name not in MODELS:
         raise ValueError(f"model is {name!r}; expected one of {', '.join(MODELS)}")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed every GPU too
         return MODELS[name](**options)

@@ -13,7 +13,7 @@ def check_size(size: tuple[int, int]) -> tuple[int, int]:
     try:
         height, width = (int(side) for side in size)
         whole = (height, width) == tuple(size)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole or height < 1 or width < 1:
         raise ValueError(f"size is {size!r}; expected (H, W), two positive whole numbers")
@@ -86,16 +86,16 @@ def family_grid(
     if family.name != "tps":
         return sampling_grid(family.matrix(params, aspect), size, align_corners, check=False)
     weights = _tps_weights(family, check_size(size), align_corners, params.device, params.dtype)
-    # A matrix product is unavoidable here; with autocast off it stays in float32.
-    with torch.autocast(params.device.type, enabled=False):
-        points = weights @ params.reshape(len(params), -1, 2)
-    return points.reshape(len(params), *check_size(size), 2)
+    return family.bend(weights, params).reshape(len(params), *check_size(size), 2)
 
 
 @lru_cache(maxsize=16)
 def _tps_weights(family: Family, size: tuple[int, int], align_corners: bool, device: torch.device, dtype: torch.dtype):
     """The plate's weights for every target pixel, solved once a size and kept on the device."""
-    return family.weights(target_points(size, align_corners)).to(device, dtype)
+    # They outlive this call, so they must not be inference tensors: training could not save those.
+    with torch.inference_mode(False), torch.no_grad():
+        points = target_points(size, align_corners, like=torch.zeros((), dtype=torch.float64))
+        return family.weights(points).to(device, dtype)
 
 
 def outline(family: Family, params: Tensor, per_side: int = 16, aspect: float = 1.0) -> Tensor:

@@ -29,6 +29,8 @@ def sample(
             f"images are {images.dtype} with shape {tuple(images.shape)}; expected floating point (N, C, H, W). "
             "For uint8 images divide by 255 first."
         )
+    if not grid.is_floating_point():
+        raise ValueError(f"grid is {grid.dtype}; expected floating point places between -1 and 1")
     if grid.ndim != 4 or grid.shape[-1] != 2 or len(grid) != len(images):
         raise ValueError(f"grid has shape {tuple(grid.shape)}; expected ({len(images)}, H, W, 2) for {len(images)} images")
     if grid.device != images.device:
@@ -58,7 +60,7 @@ def warp(
     """
     single = images.ndim == 3
     images = images[None] if single else images
-    grid = sampling_grid(theta, size or images.shape[-2:], align_corners)
+    grid = sampling_grid(theta, images.shape[-2:] if size is None else size, align_corners)
     many = max(len(images), len(grid))
     if len(images) != len(grid) and min(len(images), len(grid)) != 1:
         raise ValueError(f"{len(images)} images and {len(grid)} thetas; expected as many of each, or one of either")

@@ -14,22 +14,22 @@ from torch import Tensor
 Number = float | Sequence[float] | Tensor
 
 
-def _column(name: str, value: Number) -> Tensor:
-    """A number, a list or a tensor as a float tensor of shape (N,)."""
-    column = torch.as_tensor(value)
+def _column(name: str, value: Number, device: torch.device | None) -> Tensor:
+    """A number, a list or a tensor as a float tensor of shape (N,) on the device."""
+    column = torch.as_tensor(value, device=device)
     column = column if column.is_floating_point() else column.float()
     if column.ndim > 1:
         raise ValueError(f"{name} has shape {tuple(column.shape)}; expected a number or one number a sample, shape (N,)")
     return column.reshape(-1)
 
 
-def _pair(name: str, value) -> tuple[Tensor, Tensor]:
+def _pair(name: str, value) -> tuple:
     """One number for both axes, or a pair (x, y)."""
-    if isinstance(value, (tuple, list)):
-        if len(value) != 2:
-            raise ValueError(f"{name} has {len(value)} entries; expected one number or a pair (x, y)")
-        return _column(name, value[0]), _column(name, value[1])
-    return _column(name, value), _column(name, value)
+    if not isinstance(value, (tuple, list)):
+        return value, value
+    if len(value) != 2:
+        raise ValueError(f"{name} has {len(value)} entries; expected one number or a pair (x, y)")
+    return tuple(value)
 
 
 def affine(angle: Number = 0.0, scale=1.0, shear: Number = 0.0, shift=(0.0, 0.0), aspect: float = 1.0) -> Tensor:
@@ -43,13 +43,18 @@ def affine(angle: Number = 0.0, scale=1.0, shear: Number = 0.0, shift=(0.0, 0.0)
     Any of the numbers may be a tensor (N,). Returns (N, 2, 3), target -> source.
     Raises ValueError for shapes that do not fit together. Paper: section 3.2, equation 1. Taught in notebook 01.
     """
-    angle = torch.deg2rad(_column("angle", angle))
-    (scale_x, scale_y), (shift_x, shift_y) = _pair("scale", scale), _pair("shift", shift)
-    shear = _column("shear", shear)
+    if not 0 < aspect < math.inf:
+        raise ValueError(f"aspect is {aspect!r}; expected width / height, a positive number")
+    names = ("angle", "scale", "scale", "shear", "shift", "shift")
+    values = (angle, *_pair("scale", scale), shear, *_pair("shift", shift))
+    # Plain numbers follow the tensors to their device.
+    device = next((value.device for value in values if isinstance(value, Tensor)), None)
+    columns = [_column(name, value, device) for name, value in zip(names, values, strict=True)]
     try:
-        angle, scale_x, scale_y, shear, shift_x, shift_y = torch.broadcast_tensors(angle, scale_x, scale_y, shear, shift_x, shift_y)
+        angle, scale_x, scale_y, shear, shift_x, shift_y = torch.broadcast_tensors(*columns)
     except RuntimeError as error:
         raise ValueError("angle, scale, shear and shift differ in length; expected one number, or N each") from error
+    angle = torch.deg2rad(angle)
     cos, sin = angle.cos(), angle.sin()
     # rotation @ shear @ scale, written out: stacking (not torch.tensor([...])) keeps the graph for gradients.
     top = torch.stack([cos * scale_x, (cos * shear - sin) * scale_y / aspect, shift_x], dim=-1)
@@ -64,7 +69,8 @@ def as_matrix(theta: Tensor) -> Tensor:
     Taught in notebook 01.
     """
     if not isinstance(theta, Tensor) or not theta.is_floating_point():
-        raise ValueError(f"theta is {getattr(theta, 'dtype', type(theta).__name__)}; expected a floating point tensor")
+        came = theta.dtype if isinstance(theta, Tensor) else type(theta).__name__
+        raise ValueError(f"theta is {came}; expected a floating point tensor")
     shape = tuple(theta.shape)
     if theta.ndim == 2:
         theta = theta[None]
@@ -74,6 +80,11 @@ def as_matrix(theta: Tensor) -> Tensor:
         return theta
     last = theta.new_tensor([0.0, 0.0, 1.0]).expand(len(theta), 1, 3)
     return torch.cat([theta, last], dim=1)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """float32 or wider: half precision can neither be inverted nor place a pixel."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def _like(matrix: Tensor, *origins: Tensor) -> Tensor:
@@ -100,9 +111,14 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
     """The theta whose warp equals warping by `first` and then warping the result by `then`.
 
     Both (N, 2, 3) or (N, 3, 3). Because theta asks where to look, the product runs backwards: first @ then.
-    Taught in notebook 01.
+    Raises ValueError for two that do not fit together. Taught in notebook 01.
     """
-    return _like(as_matrix(first) @ as_matrix(then), first, then)
+    one, other = as_matrix(first), as_matrix(then)
+    if (one.dtype, one.device) != (other.dtype, other.device) or (len(one) != len(other) and 1 not in (len(one), len(other))):
+        came = " and ".join(f"{tuple(t.shape)} {t.dtype} on {t.device}" for t in (first, then))
+        raise ValueError(f"first and then are {came}; expected one type and device, and as many of each or one of either")
+    with torch.autocast(one.device.type, enabled=False):
+        return _like(one @ other, first, then)
 
 
 def invert(theta: Tensor) -> Tensor:
@@ -111,22 +127,23 @@ def invert(theta: Tensor) -> Tensor:
     theta: (N, 2, 3) or (N, 3, 3). Returns the same shape. Raises ValueError where a matrix is singular, with the sample's number.
     Taught in notebook 01.
     """
-    matrix = as_matrix(theta)
+    matrix = _wide(as_matrix(theta))
     check_finite(matrix)
     inverse, info = torch.linalg.inv_ex(matrix)
     # LAPACK only flags an exact zero pivot; a condition number beyond float precision is singular for our purpose.
-    worst = torch.linalg.cond(matrix)
-    bad = (info != 0) | ~(worst * torch.finfo(matrix.dtype).eps < 1)
+    # A shift can always be undone, however far it goes, so an affine theta is judged without it.
+    core = matrix[:, :2, :2] if theta.shape[-2] == 2 else matrix
+    bad = (info != 0) | ~(torch.linalg.cond(core) * torch.finfo(matrix.dtype).eps < 1)
     if bad.any():
         sample = int(bad.nonzero()[0])
         raise ValueError(
             f"theta of sample {sample} is singular: it flattens the image onto a line or a point, so nothing can undo it"
         )
-    return _like(inverse / inverse[:, 2:, 2:], theta)
+    return _like(inverse, theta)
 
 
 class Parts(NamedTuple):
-    """What an affine theta is made of; each a tensor (N,). `affine(**parts)` builds it again."""
+    """What an affine theta is made of; each a tensor (N,). `affine(*parts)` builds it again (with the same aspect)."""
 
     angle: Tensor
     scale: tuple[Tensor, Tensor]
@@ -150,7 +167,8 @@ def decompose(theta: Tensor, aspect: float = 1.0) -> Parts:
     angle = torch.atan2(c, a)
     cos, sin = angle.cos(), angle.sin()
     scale_y = cos * d - sin * b
-    shear = (cos * b + sin * d) / scale_y
+    # A window of no height has no shear.
+    shear = (cos * b + sin * d) / torch.where(scale_y == 0, torch.ones_like(scale_y), scale_y)
     return Parts(torch.rad2deg(angle), (scale_x, scale_y), shear, (x, y))
 
 
@@ -164,15 +182,18 @@ def projective(corners: Tensor) -> Tensor:
     Returns (N, 3, 3). Raises ValueError where three corners lie on a line. Taught in notebook 01.
     """
     corners = torch.as_tensor(corners)
-    corners = corners if corners.is_floating_point() else corners.float()
-    corners = corners[None] if corners.ndim == 2 else corners
-    if corners.ndim != 3 or corners.shape[1:] != (4, 2):
+    if corners.shape[-2:] != (4, 2) or corners.ndim not in (2, 3):
         raise ValueError(f"corners has shape {tuple(corners.shape)}; expected (N, 4, 2): four corners (x, y)")
+    corners = _wide(corners).reshape(-1, 4, 2)
     edges = corners - corners.roll(1, dims=1)
-    turns = edges[..., 0] * edges.roll(-1, dims=1)[..., 1] - edges[..., 1] * edges.roll(-1, dims=1)[..., 0]
-    if (turns.abs() < 1e-6).any():
-        sample = int((turns.abs() < 1e-6).any(dim=1).nonzero()[0])
-        raise ValueError(f"three corners of sample {sample} lie on a line; no homography sends a square there")
+    following = edges.roll(-1, dims=1)
+    turns = edges[..., 0] * following[..., 1] - edges[..., 1] * following[..., 0]
+    # The sine of the angle at each corner; the comparison is false for NaN too.
+    flat = ~(turns.abs() > 1e-6 * edges.norm(dim=-1) * following.norm(dim=-1)).all(dim=1)
+    if flat.any():
+        raise ValueError(
+            f"three corners of sample {int(flat.nonzero()[0])} lie on a line, or are not finite; no homography sends a square there"
+        )
     target = corners.new_tensor(CORNERS)
     one, zero = torch.ones_like(corners[..., :1]), torch.zeros_like(corners)
     point = torch.cat([target.expand_as(corners), one], dim=-1)
@@ -186,8 +207,8 @@ def projective(corners: Tensor) -> Tensor:
 
 def control_points(k: int) -> Tensor:
     """K x K points on a regular grid over the target, row by row: (K*K, 2), last axis (x, y), from -1 to 1."""
-    if k < 2:
-        raise ValueError(f"k is {k}; expected at least 2 control points a side")
+    if not isinstance(k, int) or k < 2:
+        raise ValueError(f"k is {k!r}; expected at least 2 control points a side")
     line = torch.linspace(-1, 1, k)
     y, x = torch.meshgrid(line, line, indexing="ij")
     return torch.stack([x, y], dim=-1).reshape(-1, 2)
@@ -201,8 +222,11 @@ def map_points(theta: Tensor, points: Tensor) -> Tensor:
     Raises ValueError for other shapes. Paper: section 3.2, equation 1. Taught in notebook 03.
     """
     matrix = as_matrix(theta)
-    if points.ndim not in (2, 3) or points.shape[-1] != 2:
-        raise ValueError(f"points has shape {tuple(points.shape)}; expected (M, 2) or (N, M, 2), last axis (x, y)")
+    if not isinstance(points, Tensor) or points.ndim not in (2, 3) or points.shape[-1] != 2:
+        came = f"has shape {tuple(points.shape)}" if isinstance(points, Tensor) else f"is a {type(points).__name__}"
+        raise ValueError(f"points {came}; expected a tensor (M, 2) or (N, M, 2), last axis (x, y)")
+    if points.ndim == 3 and len(points) != len(matrix) and 1 not in (len(points), len(matrix)):
+        raise ValueError(f"points are for {len(points)} samples and theta has {len(matrix)}; expected as many, or one of either")
     x, y = points[..., 0:1].to(matrix), points[..., 1:2].to(matrix)
     rows = x * matrix[:, None, :, 0] + y * matrix[:, None, :, 1] + matrix[:, None, :, 2]
     return rows[..., :2] / rows[..., 2:] if theta.shape[-2] == 3 else rows[..., :2]
@@ -237,7 +261,7 @@ class Family:
             raise ValueError(f"params are {params.dtype}; expected a floating point tensor")
         if params.ndim != 2 or params.shape[1] != self.count:
             raise ValueError(f"params has shape {tuple(params.shape)}; the {self.name} family expects (N, {self.count})")
-        return params if params.dtype == torch.float64 else params.float()
+        return _wide(params)
 
     def matrix(self, params: Tensor, aspect: float = 1.0) -> Tensor:
         """params (N, P) as theta (N, 2, 3) or (N, 3, 3). aspect: width / height, see `affine`."""
@@ -281,7 +305,12 @@ class ThinPlateSpline(Family):
 
     def source(self, params: Tensor, points: Tensor, aspect: float = 1.0) -> Tensor:
         params = self.check(params)
-        return self.weights(points).to(params) @ params.reshape(len(params), -1, 2)
+        return self.bend(self.weights(points).to(params), params)
+
+    def bend(self, weights: Tensor, params: Tensor) -> Tensor:
+        """Where points with these weights (M, K^2) look: (N, M, 2). A matrix product, so autocast is kept away from it."""
+        with torch.autocast(params.device.type, enabled=False):
+            return weights @ params.reshape(len(params), self.count // 2, 2)
 
     @staticmethod
     def _basis(points: Tensor, knots: Tensor) -> Tensor:
@@ -322,6 +351,6 @@ def family(name: str, k: int = 4) -> Family:
     """
     if name == "tps":
         return ThinPlateSpline("tps", tuple(control_points(k).flatten().tolist()))
-    if name not in IDENTITIES:
+    if not isinstance(name, str) or name not in IDENTITIES:
         raise ValueError(f"family is {name!r}; expected one of {', '.join([*IDENTITIES, 'tps'])}")
     return Family(name, IDENTITIES[name])

@@ -168,7 +168,9 @@ class Trainer:
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.history: list[dict] = []
         with self.own_randomness(None):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
+            if self.device.type == "cuda":
+                torch.cuda.manual_seed(seed)
             self.random = self.global_random()
 
     def global_random(self) -> dict[str, Tensor]:

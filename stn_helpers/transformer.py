@@ -49,7 +49,7 @@ class SpatialTransformer(nn.Module):
         height, width = images.shape[-2:]
         # The check makes a GPU wait, so while training there the loop watches loss and weights instead.
         check = not (self.training and params.is_cuda)
-        size = self.size or (height, width)
+        size = (height, width) if self.size is None else self.size
         return family_grid(self.family, params, size, self.align_corners, aspect=width / height, check=check)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -89,6 +89,8 @@ def seed_localization(channels: int = 3, size: int = 32) -> nn.Sequential:
     At 3 x 32 x 32 the shapes go 64 x 26 x 26, 64 x 13 x 13, 128 x 9 x 9, 128 x 4 x 4. Taught in notebook 05.
     """
     side = ((size - 6) // 2 - 4) // 2
+    if side < 1:
+        raise ValueError(f"size is {size}; this network needs images of at least 18 pixels a side")
     return nn.Sequential(
         nn.Conv2d(channels, 64, kernel_size=7),
         nn.MaxPool2d(2, stride=2),

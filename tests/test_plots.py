@@ -1,0 +1,106 @@
+"""Figures: what is drawn lies where the numbers say, and every picture carries its words."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+from PIL import Image
+
+from stn_helpers import plots
+from stn_helpers.grid import outline, target_points
+from stn_helpers.theta import family
+
+
+@pytest.fixture(autouse=True, scope="module")
+def notebook():
+    """A shell, as a notebook has one: without it nothing can be displayed."""
+    InteractiveShell.instance()
+    yield
+    InteractiveShell.clear_instance()
+
+
+def history(epochs: int) -> list[dict]:
+    keys = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
+    return [{"epoch": k + 1, **{key: 10.0 * k + j for j, key in enumerate(keys)}} for k in range(epochs)]
+
+
+def test_show_stores_the_alternative_text_beside_the_picture():
+    with capture_output() as captured:
+        plots.show([torch.rand(3, 8, 8), torch.rand(1, 8, 8)], alt="noise, twice", titles=["colour", "gray"])
+    (shown,) = captured.outputs
+    assert shown.metadata == {"image/png": {"alt": "noise, twice"}}
+    assert shown.data["text/plain"] == "noise, twice"
+    assert Image.open(io.BytesIO(shown.data["image/png"])).width > 100
+
+
+def test_show_refuses_a_picture_without_words():
+    with pytest.raises(ValueError, match="alt is empty"):
+        plots.show([torch.rand(3, 8, 8)], alt=" ")
+
+
+def test_show_with_a_handle_replaces_the_earlier_picture():
+    with capture_output() as captured:
+        handle = plots.show([torch.zeros(1, 4, 4)], alt="before")
+        assert plots.show([torch.ones(1, 4, 4)], alt="after", handle=handle) is handle
+    first, second = captured.outputs
+    assert second.update and second.transient == first.transient
+    assert second.data["text/plain"] == "after"
+
+
+def test_figures_are_opaque_and_white():
+    image = np.asarray(Image.open(io.BytesIO(plots.png(plots.image_row([torch.rand(3, 8, 8)])))).convert("RGBA"))
+    assert (image[0, 0] == 255).all() and (image[..., 3] == 255).all()
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_a_line_through_the_pixel_centres_passes_through_the_pixels(align_corners):
+    fig, axes = plots.figure()
+    plots.draw(axes[0, 0], torch.zeros(1, 5, 7))
+    plots.draw_line(axes[0, 0], target_points((5, 7), align_corners), (5, 7), align_corners)
+    x, y = axes[0, 0].lines[0].get_data()
+    np.testing.assert_allclose(x, np.tile(np.arange(7), 5), atol=1e-5)  # matplotlib draws pixel k at coordinate k
+    np.testing.assert_allclose(y, np.repeat(np.arange(5), 7), atol=1e-5)
+
+
+def test_the_outline_of_the_identity_is_the_edge_of_the_picture():
+    affine = family("affine")
+    line = outline(affine, torch.tensor([affine.identity]))
+    fig = plots.before_after(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8), line)
+    x, y = fig.axes[0].lines[0].get_data()
+    assert (x.min(), x.max(), y.min(), y.max()) == (-0.5, 7.5, -0.5, 7.5)
+
+
+def test_uint8_and_float_images_are_drawn_alike():
+    image = torch.randint(256, (3, 4, 4), dtype=torch.uint8)
+    np.testing.assert_allclose(plots.pixels(image) / 255, plots.pixels(image / 255), atol=1e-6)
+
+
+def test_titles_go_to_the_images_row_after_row():
+    images = torch.rand(4, 3, 4, 4)
+    fig = plots.image_rows({"above": images[:2], "below": images[2:]}, titles=["a", "b", "c", "d"])
+    assert [ax.get_title() for ax in fig.axes] == ["a", "b", "c", "d"]
+    assert [text.get_text() for ax in fig.axes for text in ax.texts] == ["above", "below"]
+
+
+def test_curves_show_training_and_test_of_every_run_over_all_epochs():
+    fig = plots.curves({"one": history(3), "two": history(2)}, epochs=20, note="a note")
+    loss, accuracy = fig.axes
+    assert len(loss.lines) == len(accuracy.lines) == 4
+    assert accuracy.lines[1].get_ydata().tolist() == [3.0, 13.0, 23.0]
+    assert loss.get_xlim() == (0.5, 20.5)
+    assert fig.get_suptitle() == "a note"
+
+
+def test_the_confusion_map_is_in_percent_of_the_row():
+    fig = plots.confusion_map(torch.tensor([[3, 1], [0, 0]]), ["cat", "dog"])
+    np.testing.assert_allclose(fig.axes[0].images[0].get_array(), [[75, 25], [0, 0]])
+    assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["cat", "dog"]
+
+
+def test_histograms_count_every_image_and_mark_what_changes_nothing():
+    fig = plots.histograms({"angle": torch.randn(500)}, {"angle": 0.0})
+    assert sum(bar.get_height() for bar in fig.axes[0].patches) == 500
+    assert fig.axes[0].lines[0].get_xdata()[0] == 0.0

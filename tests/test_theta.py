@@ -1,0 +1,472 @@
+"""Theta: building, composing, inverting and taking apart, against OpenCV, kornia, scipy and plain numpy."""
+
+import cv2
+import kornia
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.interpolate import RBFInterpolator
+
+from stn_helpers.theta import (
+    CORNERS,
+    affine,
+    as_matrix,
+    check_finite,
+    compose,
+    control_points,
+    decompose,
+    family,
+    invert,
+    map_points,
+    projective,
+    tps_kernel,
+)
+
+quick = settings(deadline=None, max_examples=30)
+
+# In double, a handful of multiplications of numbers near 1 loses about 1e-15; 1e-9 leaves room for
+# dividing by scales of 0.3 and for the spline's system of equations, of condition 400.
+CLOSE = dict(rtol=0, atol=1e-9)
+
+FAMILIES = {"affine": 6, "similarity": 4, "attention": 3, "rotation": 1, "projective": 8, "tps": 32}
+
+sides = st.integers(2, 40)
+scales = st.floats(0.3, 2)
+shifts = st.floats(-1, 1)
+aspects = st.floats(0.3, 3)
+parts = st.fixed_dictionaries(
+    dict(
+        angle=st.floats(-179, 179),
+        scale=st.tuples(scales, scales | scales.map(lambda scale: -scale)),
+        shear=st.floats(-1, 1),
+        shift=st.tuples(shifts, shifts),
+    )
+)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def double(values) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def doubles(parts: dict) -> dict:
+    return {name: tuple(map(double, part)) if isinstance(part, tuple) else double(part) for name, part in parts.items()}
+
+
+thetas = st.builds(lambda parts, aspect: affine(**doubles(parts), aspect=aspect), parts, aspects)
+
+
+def random(seed: int, *shape: int) -> torch.Tensor:
+    """Doubles in [-1, 1)."""
+    return 2 * torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 1
+
+
+def some_corners(seed: int) -> torch.Tensor:
+    """A square with its corners pulled about by up to 0.3: always convex."""
+    return double(CORNERS)[None] + 0.3 * random(seed, 1, 4, 2)
+
+
+some_matrices = thetas | seeds.map(some_corners).map(projective)
+
+
+def to_pixels(points: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Normalised (x, y) as pixel indices, align_corners=False: -1 is half a pixel before the first centre."""
+    return ((points + 1) * [width, height] - 1) / 2
+
+
+# Building
+
+
+def test_affine_without_arguments_is_the_identity():
+    assert torch.equal(affine(), torch.eye(3)[None, :2])
+
+
+@quick
+@given(parts, aspects)
+def test_affine_is_rotation_times_shear_times_scale_in_pixels(parts, aspect):
+    turn = np.deg2rad(parts["angle"])
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    pixels = np.diag([aspect, 1.0])
+    matrix = rotation @ np.array([[1, parts["shear"]], [0, 1]]) @ np.diag(parts["scale"])
+    expected = np.column_stack([np.linalg.inv(pixels) @ matrix @ pixels, parts["shift"]])
+    np.testing.assert_allclose(affine(**doubles(parts), aspect=aspect)[0], expected, **CLOSE)
+
+
+@quick
+@given(st.floats(-180, 180), scales, sides, sides, st.sampled_from(["affine", "similarity"]), seeds)
+def test_a_rotation_is_a_rotation_in_pixels_on_non_square_images(angle, scale, width, height, name, seed):
+    aspect, turn = width / height, np.deg2rad(angle)
+    if name == "affine":
+        theta = affine(angle=double(angle), scale=double(scale), aspect=aspect)
+    else:
+        theta = family(name).matrix(double([[scale * np.cos(turn), scale * np.sin(turn), 0.0, 0.0]]), aspect)
+    points = random(seed, 7, 2)
+    centre = ((width - 1) / 2, (height - 1) / 2)
+    # OpenCV counts an angle counter-clockwise on screen; the window turns clockwise.
+    oracle = cv2.getRotationMatrix2D(centre, -angle, scale)
+    expected = to_pixels(points.numpy(), width, height) @ oracle[:, :2].T + oracle[:, 2]
+    np.testing.assert_allclose(to_pixels(map_points(theta, points)[0].numpy(), width, height), expected, **CLOSE)
+
+
+@quick
+@given(st.floats(-4, 4), aspects)
+def test_the_rotation_family_is_affine_with_that_angle(radians, aspect):
+    theta = family("rotation").matrix(double([[radians]]), aspect)
+    torch.testing.assert_close(theta, affine(angle=double(np.rad2deg(radians)), aspect=aspect).double(), **CLOSE)
+
+
+@quick
+@given(scales, shifts, shifts)
+def test_the_attention_family_scales_both_axes_alike_and_shifts(scale, x, y):
+    theta = family("attention").matrix(double([[scale, x, y]]))
+    assert torch.equal(theta, double([[[scale, 0, x], [0, scale, y]]]))
+
+
+def test_many_angles_at_once_give_the_thetas_one_by_one():
+    angles = [0.0, 30.0, -75.0]
+    together = affine(angle=angles, scale=(2.0, [1.0, 2.0, 3.0]))
+    assert torch.equal(together, torch.cat([affine(angle=a, scale=(2.0, y)) for a, y in zip(angles, (1.0, 2.0, 3.0), strict=True)]))
+
+
+def test_gradients_reach_every_argument_of_affine():
+    arguments = [double(value).requires_grad_() for value in (20.0, 0.8, 1.3, 0.2, 0.1, -0.3)]
+
+    def build(angle, scale_x, scale_y, shear, x, y):
+        return affine(angle, (scale_x, scale_y), shear, (x, y), aspect=1.5)
+
+    assert torch.autograd.gradcheck(build, arguments)
+
+
+@quick
+@given(seeds)
+def test_projective_is_opencvs_perspective_transform(seed):
+    corners = some_corners(seed).float()
+    oracle = cv2.getPerspectiveTransform(np.array(CORNERS, dtype=np.float32), corners[0].numpy())
+    np.testing.assert_allclose(projective(corners.double())[0], oracle, **CLOSE)
+
+
+@quick
+@given(seeds)
+def test_projective_is_kornias_perspective_transform(seed):
+    corners = some_corners(seed)
+    oracle = kornia.geometry.get_perspective_transform(double(CORNERS)[None], corners)
+    torch.testing.assert_close(projective(corners), oracle, **CLOSE)
+
+
+@quick
+@given(seeds)
+def test_projective_sends_the_corners_to_the_given_places(seed):
+    corners = some_corners(seed)
+    torch.testing.assert_close(map_points(projective(corners), double(CORNERS)), corners, **CLOSE)
+
+
+def test_projective_takes_a_plain_list_and_unmoved_corners_are_the_identity():
+    torch.testing.assert_close(projective(list(CORNERS)), torch.eye(3)[None], rtol=0, atol=1e-6)  # a float32 solve
+
+
+@pytest.mark.parametrize("corner", range(4))
+def test_three_corners_on_a_line_are_refused_with_the_samples_number(corner):
+    corners = torch.tensor(CORNERS).repeat(3, 1, 1)
+    corners[2, corner] = (corners[2, corner - 1] + corners[2, corner - 3]) / 2
+    with pytest.raises(ValueError, match="three corners of sample 2 lie on a line"):
+        projective(corners)
+
+
+# Mapping points
+
+
+@quick
+@given(some_matrices, seeds)
+def test_map_points_is_opencvs_perspective_transform_of_points(theta, seed):
+    points = random(seed, 9, 2)
+    oracle = cv2.perspectiveTransform(points[None].numpy(), as_matrix(theta)[0].numpy())
+    np.testing.assert_allclose(map_points(theta, points), oracle, **CLOSE)
+
+
+@quick
+@given(seeds)
+def test_map_points_takes_points_of_each_samples_own_as_kornia_does(seed):
+    theta, points = projective(torch.cat([some_corners(seed), some_corners(seed + 1)])), random(seed, 2, 5, 2)
+    torch.testing.assert_close(map_points(theta, points), kornia.geometry.linalg.transform_points(theta, points), **CLOSE)
+
+
+@quick
+@given(some_matrices, seeds)
+def test_mapping_with_the_inverse_goes_back(theta, seed):
+    points = random(seed, 9, 2)
+    torch.testing.assert_close(map_points(invert(theta), map_points(theta, points)), points[None], **CLOSE)
+
+
+# Composing, inverting, taking apart
+
+
+@quick
+@given(some_matrices, some_matrices, seeds)
+def test_compose_looks_through_then_and_after_that_through_first(first, then, seed):
+    points = random(seed, 9, 2) / 4  # small, so that no point comes near a homography's horizon
+    first, then = compose(affine(scale=0.25).double(), first), compose(affine(scale=0.25).double(), then)
+    torch.testing.assert_close(map_points(compose(first, then), points), map_points(first, map_points(then, points)), **CLOSE)
+
+
+@quick
+@given(some_matrices)
+def test_theta_composed_with_its_inverse_is_the_identity_either_way_round(theta):
+    for product in (compose(theta, invert(theta)), compose(invert(theta), theta)):
+        product = as_matrix(product)
+        torch.testing.assert_close(product / product[:, 2:, 2:], double(np.eye(3))[None], **CLOSE)
+
+
+def test_only_two_affine_thetas_compose_to_two_rows():
+    two, three = affine(angle=30), projective(torch.tensor(CORNERS))
+    assert [compose(a, b).shape[1] for a, b in ((two, two), (two, three), (three, two), (three, three))] == [2, 3, 3, 3]
+
+
+@quick
+@given(parts, aspects)
+def test_decompose_gives_back_what_affine_was_built_of(parts, aspect):
+    found = decompose(affine(**doubles(parts), aspect=aspect), aspect)
+    # The angle is in degrees, 57 times as coarse as radians.
+    torch.testing.assert_close(found.angle, double([parts["angle"]]), rtol=0, atol=1e-7)
+    torch.testing.assert_close(torch.cat(found.scale), double(parts["scale"]), **CLOSE)
+    torch.testing.assert_close(found.shear, double([parts["shear"]]), **CLOSE)
+    assert torch.cat(found.shift).tolist() == list(parts["shift"])
+
+
+@quick
+@given(seeds, aspects)
+def test_affine_of_the_parts_is_theta_again_for_any_theta(seed, aspect):
+    theta = random(seed, 5, 2, 3)
+    theta = theta[torch.linalg.det(theta[:, :, :2]).abs() > 0.05]  # a flattened picture has no shear
+    torch.testing.assert_close(affine(*decompose(theta, aspect), aspect=aspect), theta, **CLOSE)
+
+
+def test_decompose_takes_three_rows_and_refuses_a_projective_theta():
+    assert torch.equal(decompose(as_matrix(affine(angle=30))).angle, decompose(affine(angle=30)).angle)
+    bent = torch.tensor(CORNERS)
+    bent[0] += 0.2
+    with pytest.raises(ValueError, match="theta is projective"):
+        decompose(projective(bent))
+
+
+# Thin plate splines
+
+
+@quick
+@given(st.integers(2, 5), seeds)
+def test_a_thin_plate_spline_is_scipys(k, seed):
+    knots, params, points = control_points(k).double(), random(seed, 2, k * k, 2), random(seed + 1, 20, 2)
+    found = family("tps", k).source(params.flatten(1), points)
+    for moved, places in zip(params, found, strict=True):
+        oracle = RBFInterpolator(knots.numpy(), moved.numpy(), kernel="thin_plate_spline", degree=1)(points.numpy())
+        np.testing.assert_allclose(places, oracle, **CLOSE)
+
+
+@quick
+@given(st.integers(2, 5), seeds)
+def test_a_thin_plate_spline_passes_through_its_control_points(k, seed):
+    params = random(seed, 1, k * k, 2)
+    torch.testing.assert_close(family("tps", k).source(params.flatten(1), control_points(k)), params, **CLOSE)
+
+
+@quick
+@given(st.integers(2, 5), thetas, seeds)
+def test_a_thin_plate_that_is_not_bent_is_affine(k, theta, seed):
+    points = random(seed, 20, 2)
+    moved = map_points(theta, control_points(k).double())
+    torch.testing.assert_close(family("tps", k).source(moved.flatten(1), points), map_points(theta, points), **CLOSE)
+
+
+def test_control_points_run_row_by_row_x_first():
+    assert control_points(3).tolist() == [[x, y] for y in (-1, 0, 1) for x in (-1, 0, 1)]
+
+
+def test_the_bending_is_zero_with_a_zero_gradient_at_no_distance():
+    squared = torch.zeros(1, requires_grad=True)
+    tps_kernel(squared).sum().backward()
+    assert tps_kernel(squared).item() == 0 and torch.isfinite(squared.grad).all()
+
+
+# Families
+
+
+@pytest.mark.parametrize(("name", "count"), FAMILIES.items())
+def test_a_family_has_its_number_of_parameters_and_its_identity_moves_nothing(name, count):
+    this, points = family(name), random(0, 20, 2)
+    assert this.name == name and this.count == count
+    # The control points are kept in float32, which is coarse by 6e-8.
+    torch.testing.assert_close(this.source(double([this.identity]), points, aspect=1.7), points[None], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gradients_reach_every_raw_number_of_a_family(name):
+    this, points = family(name), random(0, 3, 2)
+    params = (double([this.identity] * 2) + 0.1 * random(1, 2, this.count)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda params: this.source(params, points, 1.5), (params,))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_half_precision_parameters_are_widened_and_double_ones_kept(name):
+    this, points = family(name), random(0, 3, 2)
+    given_types = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+    found = [this.source(torch.tensor([this.identity], dtype=dtype), points).dtype for dtype in given_types]
+    assert found == [torch.float32, torch.float32, torch.float32, torch.float64]
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 2), (2, 4), (5, 2, 2), (5, 4, 3), (1, 1, 2, 3)])
+def test_a_theta_of_another_shape_is_named_with_its_shape(shape):
+    for use in (
+        as_matrix,
+        invert,
+        decompose,
+        lambda theta: compose(affine(), theta),
+        lambda theta: map_points(theta, torch.zeros(1, 2)),
+    ):
+        with pytest.raises(ValueError) as error:
+            use(torch.zeros(shape))
+        assert "theta" in str(error.value) and str(shape) in str(error.value)
+
+
+@pytest.mark.parametrize(("theta", "came"), [(torch.eye(3, dtype=torch.int64), "int64"), (None, "NoneType"), ([[1, 0, 0]], "list")])
+def test_a_theta_that_is_no_floating_point_tensor_is_refused(theta, came):
+    with pytest.raises(ValueError, match=f"theta is .*{came}"):
+        as_matrix(theta)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_theta_that_is_not_finite_is_refused_with_the_samples_number(bad):
+    theta = affine(angle=[0.0] * 5)
+    theta[3, 1, 2] = bad
+    for use in (check_finite, invert):
+        with pytest.raises(ValueError, match="theta of sample 3 is not finite"):
+            use(theta)
+
+
+@pytest.mark.parametrize("flat", [dict(scale=0.0), dict(scale=(1.0, 0.0)), dict(scale=(1.0, 1e-9), angle=33.0)])
+def test_a_singular_theta_has_no_inverse_and_the_samples_number_is_said(flat):
+    with pytest.raises(ValueError, match="theta of sample 1 is singular"):
+        invert(torch.cat([affine(), affine(**flat), affine()]))
+
+
+def test_a_small_but_honest_theta_has_an_inverse():
+    theta = affine(scale=1e-3, angle=33.0)
+    torch.testing.assert_close(compose(theta, invert(theta)), affine(), rtol=0, atol=1e-4)  # float32 times 1 / scale
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(angle=torch.zeros(2, 2)), r"angle has shape \(2, 2\)"),
+        (dict(shear=torch.zeros(1, 1)), r"shear has shape \(1, 1\)"),
+        (dict(scale=(1.0, 1.0, 1.0)), "scale has 3 entries"),
+        (dict(shift=(1.0,)), "shift has 1 entries"),
+        (dict(angle=[1.0, 2.0], shear=[1.0, 2.0, 3.0]), "differ in length"),
+    ],
+)
+def test_affine_names_the_argument_that_does_not_fit(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        affine(**arguments)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 2), (2, 4, 3), (4,), (1, 1, 4, 2)])
+def test_corners_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError) as error:
+        projective(torch.rand(shape))
+    assert "corners" in str(error.value) and str(shape) in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(2,), (4, 3), (1, 1, 4, 2)])
+def test_points_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError) as error:
+        map_points(affine(), torch.zeros(shape))
+    assert "points" in str(error.value) and str(shape) in str(error.value)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_parameters_of_another_width_or_type_are_refused(name):
+    this = family(name)
+    for shape in ((2, this.count + 1), (this.count,), (1, 1, this.count)):
+        with pytest.raises(ValueError) as error:
+            this.source(torch.zeros(shape), torch.zeros(1, 2))
+        assert all(word in str(error.value) for word in ("params", name, str(shape), f"(N, {this.count})"))
+    with pytest.raises(ValueError, match="params are torch.int64"):
+        this.source(torch.zeros(1, this.count, dtype=torch.int64), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("name", ["afine", "", "TPS", None])
+def test_an_unknown_family_is_refused_and_the_known_ones_are_listed(name):
+    with pytest.raises(ValueError) as error:
+        family(name)
+    assert repr(name) in str(error.value) and all(known in str(error.value) for known in FAMILIES)
+
+
+@pytest.mark.parametrize("k", [1, 0, -4])
+def test_too_few_control_points_are_refused(k):
+    with pytest.raises(ValueError, match=f"k is {k}"):
+        family("tps", k)
+
+
+def test_a_thin_plate_spline_has_no_matrix():
+    with pytest.raises(ValueError, match="not a matrix"):
+        family("tps").matrix(torch.zeros(1, 32))
+
+
+# At the edges
+
+
+def test_plain_numbers_follow_a_tensor_to_its_device():
+    assert affine(angle=torch.zeros(3, device="meta")).device.type == "meta"
+
+
+def test_a_homography_whose_inverse_ends_in_zero_is_undone():
+    theta, points = torch.tensor([[[1.0, 0, 0], [0, 0, 1], [0, 1, 1]]]), torch.tensor([[0.3, 0.4]])
+    torch.testing.assert_close(map_points(invert(theta), map_points(theta, points))[0], points)
+
+
+def test_a_far_shift_can_be_undone_in_float32():
+    assert invert(affine(shift=(5000.0, 0.0)))[0, 0, 2] == -5000
+
+
+def test_corners_of_a_tiny_square_are_not_on_a_line():
+    tiny = torch.tensor(CORNERS) * 2e-4
+    torch.testing.assert_close(map_points(projective(tiny), torch.tensor(CORNERS))[0], tiny)
+
+
+def test_a_window_of_no_height_has_no_shear():
+    assert decompose(affine(scale=(1.0, 0.0))).shear.tolist() == [0.0]
+
+
+def test_products_stay_float32_inside_autocast():
+    spline = family("tps")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert compose(affine(10), affine(20)).dtype == torch.float32
+        assert spline.source(torch.tensor([spline.identity]), torch.zeros(1, 2)).dtype == torch.float32
+
+
+def test_half_precision_is_widened_where_it_could_not_be_inverted():
+    torch.testing.assert_close(invert(affine(scale=0.5).bfloat16()), affine(scale=2.0))
+    torch.testing.assert_close(projective(torch.tensor(CORNERS).half()), torch.eye(3)[None])
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: compose(affine([0.0, 1.0]), affine([0.0, 1.0, 2.0])), r"first and then are \(2, 2, 3\)"),
+        (lambda: compose(affine(), affine().double()), "torch.float64"),
+        (lambda: map_points(affine([0.0, 1.0]), torch.zeros(3, 4, 2)), "points are for 3 samples and theta has 2"),
+        (lambda: map_points(affine(), [[0.0, 0.0]]), "points is a list"),
+        (lambda: projective(torch.full((4, 2), float("nan"))), "not finite"),
+        (lambda: projective(torch.rand(3, 2)), r"corners has shape \(3, 2\)"),
+        (lambda: affine(30, aspect=0), "aspect is 0"),
+        (lambda: as_matrix(np.eye(3)), "theta is ndarray"),
+        (lambda: family("tps", k=2.5), "k is 2.5"),
+        (lambda: family(["affine"]), "family is"),
+    ],
+)
+def test_what_does_not_fit_is_named(call, said):
+    with pytest.raises(ValueError, match=said):
+        call()
