@@ -108,6 +108,9 @@ def main(words: list[str] | None = None) -> None:
     args = parser().parse_args(words)
     try:
         args.run(args)
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        sys.exit(130)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"stn_helpers: {error}")
 

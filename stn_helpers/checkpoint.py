@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ def write_whole(path: Path | str, data: bytes) -> None:
     """Write a file so that a power cut leaves the old one or the new one, never half. Raises OSError (disk full ...)."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    clear_orphans(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:
@@ -44,12 +46,13 @@ def clear_orphans(path: Path | str) -> None:
     for part in path.parent.glob(f".{path.name}.*.part"):
         pid = part.name.split(".")[-2]
         if not (pid.isdigit() and _alive(int(pid))):
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # Windows refuses while its process lives
+                part.unlink(missing_ok=True)
 
 
 def _alive(pid: int) -> bool:
     if os.name != "posix":
-        return False  # there, a file that is being written cannot be removed anyway
+        return False  # there, a file that is being written cannot be removed
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -68,8 +71,8 @@ def save_checkpoint(path: Path | str, state: dict) -> None:
     """Write a checkpoint: eight letters, the format in two bytes, the SHA-256 of the rest, then what torch.save writes."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    payload = buffer.getvalue()
-    write_whole(path, MAGIC + FORMAT.to_bytes(2, "big") + hashlib.sha256(payload).digest() + payload)
+    head, payload = MAGIC + FORMAT.to_bytes(2, "big"), buffer.getvalue()
+    write_whole(path, head + hashlib.sha256(head + payload).digest() + payload)
 
 
 def load_checkpoint(path: Path | str) -> dict:
@@ -80,9 +83,9 @@ def load_checkpoint(path: Path | str) -> dict:
     data = Path(path).read_bytes()
     if not data.startswith(MAGIC):
         raise ValueError(f"{path} is not a checkpoint of this project: it does not begin with {MAGIC.decode()}")
-    version, digest, payload = data[8:10], data[10:42], data[42:]
-    _check_format(path, int.from_bytes(version, "big"))
-    if hashlib.sha256(payload).digest() != digest:
+    head, digest, payload = data[:10], data[10:42], data[42:]
+    _check_format(path, int.from_bytes(head[8:], "big"))
+    if hashlib.sha256(head + payload).digest() != digest:
         raise ValueError(f"{path} is damaged: its SHA-256 is not the one it was saved with. Delete it to start again.")
     return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
 

@@ -70,7 +70,7 @@ def load(name: str, train: bool, root: Path | str | None = None, stand_in: bool 
         if not stand_in:
             raise
         warnings.warn(f"{error}\nUsing digits, a small set that ships with scikit-learn, in its place.", stacklevel=2)
-        return _digits(train, like=name)
+        return _digits(train, stands_for=name)
 
 
 def _torchvision_class(name: str):
@@ -156,17 +156,17 @@ def _mnist(root: Path, train: bool) -> Images:
     return Images("MNIST", found.data[:, None].contiguous(), found.targets.clone(), tuple(map(str, range(10))))
 
 
-def _digits(train: bool, like: str = "mnist") -> Images:
+def _digits(train: bool, stands_for: str = "") -> Images:
     """scikit-learn's 1,797 handwritten digits, 8 x 8, enlarged; as 3 x 32 x 32 where they stand in for CIFAR-10."""
     from sklearn.datasets import load_digits
 
     found = load_digits()
     small = torch.from_numpy(found.images).float()[:, None] * (255 / 16)
-    side, channels = (32, 3) if like == "cifar10" else (28, 1)
+    side, channels = (32, 3) if stands_for == "cifar10" else (28, 1)
     large = F.interpolate(small, size=(side, side), mode="bicubic", align_corners=False).round().clamp(0, 255)
     images = large.to(torch.uint8).expand(-1, channels, -1, -1).contiguous()
     part = slice(None, -DIGITS_TEST) if train else slice(-DIGITS_TEST, None)
-    name = "digits" if like == "mnist" else f"digits (standing in for {like})"
+    name = f"digits (standing in for {stands_for})" if stands_for else "digits"
     return Images(name, images[part], torch.from_numpy(found.target).long()[part], tuple(map(str, range(10))))
 
 

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -88,9 +89,12 @@ def run_study(
             recipe = RECIPES[study.arms[arm].recipe]
             recipe = replace(recipe, epochs=epochs or recipe.epochs)
             results = _read(path, study)
-            if _find(results, arm, seed, recipe):
+            kind = str(pick_precision(precision, where)).removeprefix("torch.")
+            if _find(results, arm, seed, recipe, kind):
                 continue
-            folder = runs / f"{study.name}-{study.arms[arm].model}-{study.arms[arm].recipe}-{recipe.epochs}-{seed}"
+            # A changed recipe or precision is another run, with a folder of its own.
+            label = sha256(json.dumps([asdict(recipe), kind]).encode()).hexdigest()[:8]
+            folder = runs / f"{study.name}-{study.arms[arm].model}-{label}-{seed}"
             ships = seed == 0 and arm in study.ship and not epochs
             row, model = _run(study, arm, recipe, seed, train, test, where, precision, folder, progress)
             shipped = _ship(study, arm, recipe, model, test, row, assets) if ships else {}
@@ -108,6 +112,8 @@ def _add(path: Path, study: Study, row: dict, shipped: dict) -> dict:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         results = _read(path, study)
+        if _find(results, row["arm"], row["seed"], Recipe(**row["recipe"]), row["precision"]):
+            return results  # another process has done the same run meanwhile
         # In the order of the study, whoever was first, so that the same study gives the same file.
         order = list(study.arms)
         results["runs"] = sorted([*results["runs"], row], key=lambda run: (order.index(run["arm"]), run["seed"]))
@@ -117,8 +123,9 @@ def _add(path: Path, study: Study, row: dict, shipped: dict) -> dict:
     return results
 
 
-def _find(results: dict, arm: str, seed: int, recipe: Recipe) -> bool:
-    return any(row["arm"] == arm and row["seed"] == seed and row["recipe"] == asdict(recipe) for row in results["runs"])
+def _find(results: dict, arm: str, seed: int, recipe: Recipe, precision: str) -> bool:
+    wanted = (arm, seed, asdict(recipe), precision)
+    return any((row["arm"], row["seed"], row["recipe"], row["precision"]) == wanted for row in results["runs"])
 
 
 def _run(study, arm, recipe, seed, train: Images, test: Images, device, precision, folder: Path, progress: bool):

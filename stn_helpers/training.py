@@ -1,5 +1,6 @@
 """Training: fit, evaluate, and go on where a killed run was."""
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -285,7 +286,7 @@ def fit(
         else:
             save_checkpoint(path, {**trainer.state(), "run": run})
     test = test.to(device)
-    last = min(stop_after or recipe.epochs, recipe.epochs)
+    last = recipe.epochs if stop_after is None else min(stop_after, recipe.epochs)
     with _bar(trainer, last, progress) as bar:
         while len(trainer.history) < last:
             row = _one_epoch(trainer, test, bar)
@@ -319,6 +320,9 @@ def _one_epoch(trainer: Trainer, test: Images, bar) -> dict:
     trained = sums.summary()
     seconds = time.monotonic() - began
     tested = evaluate(trainer.model, test)
+    if not math.isfinite(tested["loss"]):
+        number = len(trainer.history) + 1
+        raise FloatingPointError(f"the test loss is not finite after epoch {number}; the last good checkpoint is kept")
     bar.update(done + sums.step - bar.n)
     return {
         "epoch": len(trainer.history) + 1,

@@ -1,0 +1,389 @@
+"""data.py: what comes in, what is refused, and what augmentation does to it."""
+
+import gzip
+import hashlib
+import os
+import struct
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stn_helpers import data as data_module
+from stn_helpers.data import Images, as_float, batches, crop, data_root, flip, load
+
+ARCHIVE = "cifar-10-python.tar.gz"
+
+
+def _has(*files: str) -> bool:
+    return all((data_root() / file).is_file() for file in files)
+
+
+needs_cifar10 = pytest.mark.skipif(
+    not _has("cifar-10-batches-py/data_batch_1", "cifar-10-batches-py/test_batch"),
+    reason="no CIFAR-10 in STN_DATA or data/: set STN_DATA to a folder with cifar-10-batches-py",
+)
+needs_mnist = pytest.mark.skipif(
+    not _has("MNIST/raw/train-images-idx3-ubyte", "MNIST/raw/t10k-images-idx3-ubyte"),
+    reason="no MNIST in STN_DATA or data/: set STN_DATA to a folder with MNIST/raw",
+)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Addresses where nobody answers."""
+    from torchvision.datasets import CIFAR10, MNIST
+
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar.tar.gz")
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/mnist/"])
+
+
+def everything(root) -> dict[str, tuple[bytes, int]]:
+    """Each file under a folder: its bytes and when it was written."""
+    return {str(p.relative_to(root)): (p.read_bytes(), p.stat().st_mtime_ns) for p in root.rglob("*") if p.is_file()}
+
+
+# --- no network, no data ---
+
+
+@pytest.mark.parametrize(
+    ("name", "address"), [("cifar10", "127.0.0.1:9/cifar.tar.gz"), ("mnist", "127.0.0.1:9/mnist/train-images")]
+)
+def test_without_data_and_network_the_message_says_what_was_tried_and_three_ways_on(no_network, tmp_path, name, address):
+    with pytest.raises(FileNotFoundError) as caught:
+        load(name, train=True, root=tmp_path)
+    message = str(caught.value)
+    assert f"{name} is not in {tmp_path}" in message
+    assert address in message
+    assert "run again with a network" in message
+    assert f"place torchvision's files in {tmp_path}" in message
+    assert "set STN_DATA" in message
+
+
+def test_a_failed_download_leaves_no_file(no_network, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load("cifar10", train=True, root=tmp_path)
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_the_stand_in_is_digits_in_the_shape_of_cifar10_and_says_so(no_network, tmp_path):
+    with pytest.warns(UserWarning, match="(?s)cifar10 is not in.*digits.*in its place"):
+        train = load("cifar10", train=True, root=tmp_path, stand_in=True)
+    assert train.images.shape == (1437, 3, 32, 32) and train.images.dtype == torch.uint8
+    assert train.name.startswith("digits") and "standing in" in train.name
+    assert train.classes == tuple("0123456789")
+
+
+def test_the_stand_in_for_mnist_is_digits_in_its_shape(no_network, tmp_path):
+    with pytest.warns(UserWarning, match="(?s)mnist is not in.*digits.*in its place"):
+        test = load("mnist", train=False, root=tmp_path, stand_in=True)
+    assert test.images.shape == (360, 1, 28, 28) and test.images.dtype == torch.uint8
+    assert test.name.startswith("digits")
+
+
+def test_the_stand_in_does_not_hide_a_damaged_file(small_cifar, tmp_path):
+    (tmp_path / ARCHIVE).write_bytes(small_cifar.archive[:-1])
+    with pytest.raises(ValueError, match="damaged"):
+        load("cifar10", train=True, root=tmp_path, stand_in=True)
+
+
+def test_digits_need_neither_folder_nor_network(no_network, tmp_path, monkeypatch):
+    monkeypatch.setenv("STN_DATA", str(tmp_path / "nowhere"))
+    train, test = load("digits", train=True), load("digits", train=False)
+    assert train.images.shape == (1437, 1, 28, 28) and len(test) == 360
+    assert torch.cat([train.labels, test.labels]).unique().tolist() == list(range(10))
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="'cifar100'; expected one of cifar10, mnist, digits"):
+        load("cifar100", train=True)
+
+
+def test_stn_data_says_where_data_lies(small_cifar, tmp_path, monkeypatch):
+    monkeypatch.setenv("STN_DATA", str(small_cifar.unpack(tmp_path)))
+    assert len(load("cifar10", train=True)) == 200
+
+
+def test_without_stn_data_the_folder_is_data_in_the_checkout(monkeypatch):
+    monkeypatch.delenv("STN_DATA", raising=False)
+    assert (data_root().parent / "stn_helpers" / "data.py").is_file() and data_root().name == "data"
+
+
+# --- downloads ---
+
+
+@pytest.mark.parametrize("how", ["length", "chunked"])
+def test_a_download_cut_off_leaves_the_folder_as_it_was(served_cifar, server, tmp_path, how):
+    (tmp_path / "notes.txt").write_text("mine")
+    before, server.cut = everything(tmp_path), how
+    with pytest.raises(FileNotFoundError, match="downloading .* failed"):
+        load("cifar10", train=True, root=tmp_path)
+    assert server.asked
+    assert everything(tmp_path) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]  # not even an empty .download- folder
+
+
+def test_after_a_cut_off_download_the_next_one_goes_through(served_cifar, server, tmp_path):
+    server.cut = "length"
+    with pytest.raises(FileNotFoundError):
+        load("cifar10", train=True, root=tmp_path)
+    server.cut = None
+    assert len(load("cifar10", train=True, root=tmp_path)) == 200
+    assert (tmp_path / ARCHIVE).read_bytes() == served_cifar.archive
+
+
+def test_a_download_with_the_wrong_content_is_not_kept(served_cifar, server, tmp_path):
+    server.files[f"/{ARCHIVE}"] = b"<html>please log in to this network</html>"
+    with pytest.raises(FileNotFoundError, match="Three ways on"):
+        load("cifar10", train=True, root=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_downloaded_set_holds_the_images_labels_and_classes_of_the_archive(served_cifar, server, tmp_path):
+    import pickle
+
+    test = load("cifar10", train=False, root=tmp_path)
+    raw = pickle.loads(served_cifar.files["test_batch"])
+    assert torch.equal(test.images, torch.from_numpy(raw["data"]).reshape(50, 3, 32, 32))
+    assert test.labels.tolist() == raw["labels"]
+    assert test.classes == tuple(f"class {i}" for i in range(10))
+    assert test.name == "CIFAR-10"
+
+
+def test_what_is_there_is_not_downloaded_again(served_cifar, server, tmp_path):
+    load("cifar10", train=True, root=tmp_path)
+    before, asked = everything(tmp_path), len(server.asked)
+    load("cifar10", train=False, root=tmp_path)
+    assert len(server.asked) == asked and everything(tmp_path) == before
+
+
+def test_a_placed_archive_is_unpacked_without_a_network(small_cifar, tmp_path):
+    (tmp_path / ARCHIVE).write_bytes(small_cifar.archive)
+    assert len(load("cifar10", train=True, root=tmp_path)) == 200
+
+
+@pytest.fixture
+def served_mnist(server, monkeypatch) -> dict[str, bytes]:
+    """A small MNIST of 30 + 20 images behind `server`: {archive: bytes}."""
+    from torchvision.datasets import MNIST
+
+    plain = {}
+    for part, count in (("train", 30), ("t10k", 20)):
+        plain[f"{part}-images-idx3-ubyte"] = struct.pack(">iiii", 2051, count, 28, 28) + os.urandom(count * 784)
+        plain[f"{part}-labels-idx1-ubyte"] = struct.pack(">ii", 2049, count) + bytes(i % 10 for i in range(count))
+    packed = {f"{name}.gz": gzip.compress(content) for name, content in plain.items()}
+    server.files.update({f"/{name}": content for name, content in packed.items()})
+    monkeypatch.setattr(MNIST, "mirrors", [f"{server.url}/"])
+    monkeypatch.setattr(MNIST, "resources", [(name, hashlib.md5(content).hexdigest()) for name, content in packed.items()])
+    monkeypatch.setattr(data_module, "MNIST_MD5", {name: hashlib.md5(content).hexdigest() for name, content in plain.items()})
+    return packed
+
+
+def test_mnist_is_downloaded_and_unpacked(served_mnist, tmp_path):
+    train, test = load("mnist", train=True, root=tmp_path), load("mnist", train=False, root=tmp_path)
+    assert train.images.shape == (30, 1, 28, 28) and train.images.dtype == torch.uint8
+    assert test.labels.tolist() == [i % 10 for i in range(20)]
+
+
+def test_mnist_goes_on_with_the_archive_that_was_missing(served_mnist, server, tmp_path):
+    third = sorted(server.files)[0]
+    content = server.files.pop(third)
+    with pytest.raises(FileNotFoundError, match=third.strip("/")):
+        load("mnist", train=True, root=tmp_path)
+    server.files[third] = content
+    server.asked.clear()
+    assert len(load("mnist", train=False, root=tmp_path)) == 20
+    assert "/train-images-idx3-ubyte.gz" not in server.asked
+
+
+# --- damaged files ---
+
+
+def _flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("harm", [lambda whole: whole[: len(whole) // 2], _flipped], ids=["truncated", "one bit flipped"])
+def test_a_damaged_archive_is_named_with_what_to_delete_and_left_alone(served_cifar, server, tmp_path, harm):
+    (tmp_path / ARCHIVE).write_bytes(harm(served_cifar.archive))
+    before = everything(tmp_path)
+    with pytest.raises(ValueError) as caught:
+        load("cifar10", train=True, root=tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / ARCHIVE} is damaged or half downloaded")
+    assert "Delete that file" in str(caught.value)
+    assert everything(tmp_path) == before and not server.asked
+
+
+@pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
+@pytest.mark.parametrize("harm", [lambda whole: whole[:-1], _flipped], ids=["truncated", "one bit flipped"])
+def test_a_damaged_unpacked_file_is_named_with_what_to_delete_and_left_alone(small_cifar, tmp_path, name, harm):
+    file = small_cifar.unpack(tmp_path) / "cifar-10-batches-py" / name
+    file.write_bytes(harm(file.read_bytes()))
+    before = everything(tmp_path)
+    with pytest.raises(ValueError) as caught:
+        load("cifar10", train=True, root=tmp_path)
+    assert str(caught.value).startswith(f"{file} is damaged")
+    assert "Delete that file" in str(caught.value)
+    assert everything(tmp_path) == before
+
+
+def test_deleting_the_damaged_file_is_enough_where_the_archive_is_whole(small_cifar, tmp_path):
+    (tmp_path / ARCHIVE).write_bytes(small_cifar.archive)
+    file = small_cifar.unpack(tmp_path) / "cifar-10-batches-py" / "data_batch_2"
+    file.unlink()
+    assert len(load("cifar10", train=True, root=tmp_path)) == 200
+
+
+# --- the real sets ---
+
+
+@needs_cifar10
+def test_cifar10_is_the_official_one():
+    train, test = load("cifar10", train=True), load("cifar10", train=False)
+    assert train.images.shape == (50_000, 3, 32, 32) and test.images.shape == (10_000, 3, 32, 32)
+    assert train.images.dtype == torch.uint8 and train.labels.dtype == torch.int64
+    assert train.classes == ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    assert train.labels.bincount().tolist() == [5000] * 10 and test.labels.bincount().tolist() == [1000] * 10
+
+
+@needs_cifar10
+def test_the_normalisation_is_that_of_the_training_images():
+    from stn_helpers.classifiers import CIFAR10_MEAN, CIFAR10_STD
+
+    channels = load("cifar10", train=True).images.transpose(0, 1).reshape(3, -1)
+    counts = torch.stack([channel.bincount(minlength=256) for channel in channels]).double()
+    values = torch.arange(256).double() / 255
+    mean = counts @ values / counts.sum(1)
+    std = (counts @ values.square() / counts.sum(1) - mean.square()).sqrt()
+    assert [round(value, 4) for value in mean.tolist()] == list(CIFAR10_MEAN)
+    assert [round(value, 4) for value in std.tolist()] == list(CIFAR10_STD)
+
+
+@needs_mnist
+def test_mnist_is_the_official_one():
+    train, test = load("mnist", train=True), load("mnist", train=False)
+    assert train.images.shape == (60_000, 1, 28, 28) and test.images.shape == (10_000, 1, 28, 28)
+    assert train.images.dtype == torch.uint8
+    assert train.labels[:5].tolist() == [5, 0, 4, 1, 9] and test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+
+
+# --- augmentation ---
+
+
+def _noise(count: int, height: int, width: int) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def test_flip_gives_each_image_or_its_mirror_image_half_of_the_time_each():
+    images = _noise(400, 5, 6)
+    flipped = flip(images, torch.Generator().manual_seed(0))
+    mirrored = 0
+    for before, after in zip(images, flipped, strict=True):
+        same, mirror = torch.equal(after, before), torch.equal(after, torch.fliplr(before.permute(1, 2, 0)).permute(2, 0, 1))
+        assert same != mirror
+        mirrored += mirror
+    assert 160 < mirrored < 240  # four standard deviations
+
+
+def _shift_of(before: torch.Tensor, after: torch.Tensor, pixels: int) -> tuple[int, int]:
+    """Which slice of the reflected image `after` is; the slow and plain way."""
+    height, width = before.shape[-2:]
+    padded = F.pad(before[None].float(), (pixels,) * 4, mode="reflect")[0]
+    found = [
+        (x, y)
+        for y in range(2 * pixels + 1)
+        for x in range(2 * pixels + 1)
+        if torch.equal(padded[:, y : y + height, x : x + width], after.float())
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_crop_gives_every_shifted_slice_of_the_reflected_image():
+    images = _noise(300, 6, 9)
+    cropped = crop(images, 2, torch.Generator().manual_seed(0))
+    assert cropped.shape == images.shape and cropped.dtype == torch.uint8
+    shifts = {_shift_of(before, after, 2) for before, after in zip(images, cropped, strict=True)}
+    assert shifts == {(x, y) for x in range(5) for y in range(5)}
+
+
+def test_crop_by_nothing_changes_nothing():
+    images = _noise(4, 5, 5)
+    assert torch.equal(crop(images, 0, torch.Generator()), images)
+
+
+AUGMENTATIONS = pytest.mark.parametrize("change", [flip, lambda images, random: crop(images, 3, random)], ids=["flip", "crop"])
+
+
+@AUGMENTATIONS
+def test_augmentation_is_decided_by_its_generator_alone(change):
+    images = _noise(50, 8, 8)
+    one, again, other = (change(images, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+@AUGMENTATIONS
+def test_augmentation_leaves_the_global_random_state_and_its_input_alone(change):
+    images, before = _noise(50, 8, 8), torch.get_rng_state()
+    kept = images.clone()
+    change(images, torch.Generator().manual_seed(0))
+    assert torch.equal(torch.get_rng_state(), before) and torch.equal(images, kept)
+
+
+# --- batches ---
+
+
+@pytest.fixture
+def numbered() -> Images:
+    """103 images; each is all one value, which is its label."""
+    labels = torch.arange(103)
+    return Images("numbered", labels.to(torch.uint8)[:, None, None, None].expand(-1, 3, 4, 5).contiguous(), labels, ())
+
+
+def test_unshuffled_batches_hold_every_image_once_and_in_order(numbered):
+    sizes, seen = zip(*((len(labels), labels) for _, labels in batches(numbered, 25)), strict=True)
+    assert sizes == (25, 25, 25, 25, 3)
+    assert torch.equal(torch.cat(seen), numbered.labels)
+
+
+def test_shuffled_batches_are_full_and_hold_no_image_twice(numbered):
+    seen = [labels for _, labels in batches(numbered, 25, torch.Generator().manual_seed(0))]
+    assert [len(labels) for labels in seen] == [25] * 4
+    assert len(torch.cat(seen).unique()) == 100
+    assert not torch.equal(torch.cat(seen), numbered.labels[:100])
+
+
+def test_every_epoch_has_an_order_of_its_own(numbered):
+    random = torch.Generator().manual_seed(0)
+    first, second = (torch.cat([labels for _, labels in batches(numbered, 25, random)]) for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("random", [None, torch.Generator().manual_seed(0)], ids=["in order", "shuffled"])
+def test_batches_keep_images_and_labels_together(numbered, random):
+    for images, labels in batches(numbered, 10, random, flips=True, crop_pixels=2):
+        assert torch.equal((images * 255).round()[:, 1, 2, 3].long(), labels)
+
+
+@pytest.mark.parametrize("random", [None, torch.Generator().manual_seed(0)], ids=["in order", "shuffled"])
+def test_batches_are_float32_from_0_to_1_in_channels_last(random):
+    every = Images("noise", _noise(8, 32, 32), torch.arange(8), ())
+    images, _ = next(batches(every, 8, random, flips=True, crop_pixels=4))
+    assert images.dtype == torch.float32 and images.is_contiguous(memory_format=torch.channels_last)
+    assert images.min() == 0 and images.max() == 1
+
+
+def test_as_float_divides_by_255_and_leaves_the_bytes_alone():
+    images = _noise(3, 4, 4)
+    kept = images.clone()
+    assert torch.equal(as_float(images), kept.float() / 255)
+    assert torch.equal(images, kept)
+
+
+def test_batches_leave_the_global_random_state_alone(numbered):
+    before = torch.get_rng_state()
+    list(batches(numbered, 10, torch.Generator().manual_seed(0), flips=True, crop_pixels=1))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,232 @@
+"""studies.py: what is missing is run, nothing is run twice, and every number says where it comes from."""
+
+import json
+import statistics
+from dataclasses import replace
+from shutil import copytree
+
+import pytest
+import torch
+
+from stn_helpers import studies
+from stn_helpers.checkpoint import load_weights, sha256
+from stn_helpers.classifiers import MODELS, build
+from stn_helpers.data import load
+from stn_helpers.studies import Arm, Study, confusion, pose_spread, run_study, summarise, thetas
+from stn_helpers.training import Recipe, evaluate
+
+SMALL = Study(
+    name="small_study",
+    data="cifar10",
+    arms={"with ST": Arm("seed", "quick"), "without ST": Arm("seed-plain", "quick")},
+    ship={"with ST": "small_stn"},
+)
+QUICK = Recipe(epochs=2, batch_size=50, lr=0.02)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_study(small_cifar_for_module):
+    """A study of two arms on 200 + 50 images, by the name of small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(studies, "STUDIES", {"small": SMALL})
+        patch.setattr(studies, "RECIPES", {"quick": QUICK})
+        yield
+
+
+def study(folder, **options) -> dict:
+    return run_study("small", assets=folder / "assets", runs=folder / "runs", device="cpu", progress=False, **options)
+
+
+def results_file(folder):
+    return folder / "assets" / "results" / "small_study.json"
+
+
+def timeless(rows: list[dict]) -> list[dict]:
+    """The rows of a results file without clock, date and the like."""
+    return [
+        {**row, "commit": 0, "date": 0, "train_seconds": 0, "history": [clockless(epoch) for epoch in row["history"]]}
+        for row in rows
+    ]
+
+
+def clockless(epoch: dict) -> dict:
+    return {**epoch, "seconds": 0, "images_per_second": 0}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole study of two seeds: its folder."""
+    folder = tmp_path_factory.mktemp("finished")
+    study(folder, seeds=2, command="make small")
+    return folder
+
+
+@pytest.fixture
+def runs_of(monkeypatch):
+    """What is trained from here on: a list of (model, seed)."""
+    seen, real = [], studies.fit
+
+    def watched(model, train, test, recipe, seed, *rest, **options):
+        seen.append((options["name"], seed))
+        return real(model, train, test, recipe, seed, *rest, **options)
+
+    monkeypatch.setattr(studies, "fit", watched)
+    return seen
+
+
+def test_every_run_says_where_it_comes_from(finished):
+    results = json.loads(results_file(finished).read_text())
+    assert [(row["arm"], row["seed"]) for row in results["runs"]] == [
+        ("with ST", 0),
+        ("with ST", 1),
+        ("without ST", 0),
+        ("without ST", 1),
+    ]
+    for row in results["runs"]:
+        assert row["command"] == "make small" and row["commit"] and row["date"].endswith("UTC")
+        assert "CPU" in row["device"] and row["torch"] == torch.__version__ and row["precision"] == "float32"
+        assert row["recipe"]["epochs"] == 2 and row["data"] == "CIFAR-10" and row["images"] == [200, 50]
+        seconds = sum(epoch["seconds"] for epoch in row["history"])
+        assert row["train_seconds"] == pytest.approx(seconds, abs=0.051)  # it is rounded to a tenth
+        assert [epoch["epoch"] for epoch in row["history"]] == [1, 2]
+        assert row["test_accuracy"] == row["history"][-1]["test_accuracy"]
+
+
+def test_the_parameters_are_those_of_the_network(finished):
+    runs = json.loads(results_file(finished).read_text())["runs"]
+    for row in runs:
+        assert row["parameters"] == sum(p.numel() for p in build(row["model"]).parameters())
+
+
+def test_the_summary_is_mean_and_standard_deviation_of_the_last_epochs(finished):
+    results = json.loads(results_file(finished).read_text())
+    for row in results["summary"]:
+        last = [run["history"][-1]["test_accuracy"] for run in results["runs"] if run["arm"] == row["arm"]]
+        assert row["mean"] == statistics.mean(last) and row["sd"] == statistics.stdev(last) and row["seeds"] == len(last) == 2
+
+
+def test_the_shipped_weights_are_the_file_and_accuracy_of_the_results(finished):
+    shipped = json.loads(results_file(finished).read_text())["weights"]["small_stn"]
+    file = finished / "assets" / "checkpoints" / "small_stn.safetensors"
+    assert shipped["sha256"] == sha256(file) and shipped["arm"] == "with ST" and shipped["seed"] == 0
+    tensors, about = load_weights(file)
+    model = build(about["model"], 7, **about["options"])
+    model.load_state_dict(tensors)
+    test = load("cifar10", train=False)
+    assert evaluate(model, test)["accuracy"] == shipped["test_accuracy"]
+    matrix = torch.tensor(shipped["confusion"])
+    assert matrix.sum(1).tolist() == test.labels.bincount(minlength=10).tolist()
+    assert 100 * matrix.trace().item() / 50 == shipped["test_accuracy"]
+    assert shipped["theta"].keys() == {"angle", "scale_x", "scale_y", "shear", "shift_x", "shift_y"}
+
+
+def test_a_finished_study_runs_nothing_and_changes_nothing(finished, runs_of):
+    before = results_file(finished).read_bytes()
+    results = study(finished, seeds=2)
+    assert runs_of == [] and results_file(finished).read_bytes() == before
+    assert results == json.loads(before)
+
+
+def test_only_the_missing_seeds_and_arms_are_run(tmp_path, runs_of):
+    study(tmp_path, seeds=1, arms=["without ST"])
+    assert runs_of == [("seed-plain", 0)]
+    study(tmp_path, seeds=2, arms=["without ST"])
+    assert runs_of == [("seed-plain", 0), ("seed-plain", 1)]
+    study(tmp_path, seeds=1)
+    assert runs_of == [("seed-plain", 0), ("seed-plain", 1), ("seed", 0)]
+
+
+def test_a_crash_in_the_middle_of_a_run_costs_neither_the_runs_before_nor_its_epochs(tmp_path, finished, monkeypatch, runs_of):
+    real = studies.fit
+
+    def crash(*inputs, **options):
+        if options["name"] == "seed-plain":
+            real(*inputs, **options, stop_after=1)
+            raise RuntimeError("power cut")
+        return real(*inputs, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(studies, "fit", crash)
+        with pytest.raises(RuntimeError, match="power cut"):
+            study(tmp_path, seeds=1, command="make small")
+    assert [row["arm"] for row in json.loads(results_file(tmp_path).read_text())["runs"]] == ["with ST"]
+    runs_of.clear()
+    went_on = study(tmp_path, seeds=1, command="make small")
+    assert runs_of == [("seed-plain", 0)]
+    whole = [row for row in json.loads(results_file(finished).read_text())["runs"] if row["seed"] == 0]
+    assert timeless(went_on["runs"]) == timeless(whole)
+
+
+def test_a_shorter_try_goes_to_a_file_of_its_own_and_publishes_nothing(finished, tmp_path):
+    copytree(finished, tmp_path, dirs_exist_ok=True)
+    weights = tmp_path / "assets" / "checkpoints" / "small_stn.safetensors"
+    published = weights.read_bytes(), results_file(tmp_path).read_bytes()
+    shorter = study(tmp_path, seeds=1, epochs=1, arms=["with ST"])
+    assert [len(row["history"]) for row in shorter["runs"]] == [1] and shorter["summary"][0]["epochs"] == 1
+    assert shorter["weights"] == {}
+    assert json.loads(results_file(tmp_path).with_name("small_study_1_epochs.json").read_text()) == shorter
+    assert (weights.read_bytes(), results_file(tmp_path).read_bytes()) == published
+
+
+def test_another_recipe_of_the_same_name_is_run_for_itself(tmp_path, monkeypatch):
+    study(tmp_path / "one", seeds=1, arms=["without ST"])
+    monkeypatch.setattr(studies, "RECIPES", {"quick": replace(QUICK, lr=0.03)})
+    (tmp_path / "one" / "runs").rename(tmp_path / "one" / "old runs")
+    results = study(tmp_path / "one", seeds=1, arms=["without ST"])
+    assert [row["recipe"]["lr"] for row in results["runs"]] == [0.02, 0.03]
+    assert [(row["seeds"], row["sd"]) for row in results["summary"]] == [(1, None), (1, None)]
+
+
+def test_what_another_process_has_added_meanwhile_is_kept(tmp_path, monkeypatch):
+    real = studies.fit
+
+    def slow(*inputs, **options):
+        with monkeypatch.context() as patch:
+            patch.setattr(studies, "fit", real)
+            study(tmp_path, seeds=1, arms=["with ST"])  # as another process would, while this one trains
+        return real(*inputs, **options)
+
+    monkeypatch.setattr(studies, "fit", slow)
+    results = study(tmp_path, seeds=1, arms=["without ST"])
+    assert [row["arm"] for row in results["runs"]] == ["with ST", "without ST"]
+    assert list(results["weights"]) == ["small_stn"]
+
+
+def test_an_unknown_study_or_arm_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match="study is 'none'; expected one of small"):
+        run_study("none", assets=tmp_path, runs=tmp_path)
+    with pytest.raises(ValueError, match=r"unknown arms \['nothing'\]; expected some of with ST, without ST"):
+        study(tmp_path, arms=["nothing"])
+
+
+def test_twins_start_from_the_same_classifier():
+    starts = [build(name, 4).classifier.state_dict() for name in MODELS]
+    for other in starts[1:]:
+        assert all(torch.equal(starts[0][name], other[name]) for name in starts[0])
+
+
+def test_confusion_counts_truth_in_rows_and_guesses_in_columns():
+    test = load("cifar10", train=False)
+    model = build("seed-plain").eval()
+    slow = torch.zeros(10, 10, dtype=torch.int64)
+    with torch.no_grad():
+        for image, label in zip(test.images, test.labels, strict=True):
+            slow[label, model(image[None].float() / 255).argmax()] += 1
+    assert torch.equal(confusion(model, test, batch_size=20), slow)
+
+
+def test_an_untrained_transformer_says_identity_of_every_image():
+    test, model = load("cifar10", train=False), build("seed")
+    assert torch.equal(thetas(model, test), torch.tensor([[1.0, 0, 0, 0, 1, 0]]).expand(50, 6))
+    spread = {"angle": 0.0, "scale_x": 1.0, "scale_y": 1.0, "shear": 0.0, "shift_x": 0.0, "shift_y": 0.0}
+    assert pose_spread(model, test) == {name: [mean, 0.0] for name, mean in spread.items()}
+
+
+def test_summarise_keeps_recipes_apart():
+    rows = [
+        {"arm": "a", "recipe": {"epochs": epochs}, "parameters": 1, "test_accuracy": accuracy}
+        for epochs, accuracy in ((1, 10.0), (2, 40.0), (2, 60.0))
+    ]
+    short, long = summarise(rows)
+    assert (short["epochs"], short["mean"], short["sd"]) == (1, 10.0, None)
+    assert (long["epochs"], long["mean"], long["sd"]) == (2, 50.0, pytest.approx(200**0.5))
