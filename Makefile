@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PY := $(BIN)/python
 
-.PHONY: lab test bench results figures badges clean
+.PHONY: lab test bench results figures notebooks badges clean
 
 lab: .venv/done            ## open JupyterLab on the series
 	$(PY) -m jupyterlab notebooks
@@ -19,6 +19,9 @@ bench: .venv/done          ## side-by-side timings -> assets/results/speed.json
 
 results: .venv/done        ## tables in README from assets/results/*.json
 	$(PY) -m tools.tables
+
+notebooks: .venv/done      ## run every notebook at full length and save it with its outputs
+	$(PY) -m tools.run
 
 figures: .venv/done        ## the pictures in assets/; needs CIFAR-10
 	$(PY) -m tools.figures

@@ -34,22 +34,32 @@ def figure(rows: int = 1, columns: int = 1, width: float = 3.0, height: float = 
         return fig, fig.subplots(rows, columns, squeeze=False, **options)
 
 
-def show(picture: Figure | Sequence[Tensor], alt: str, titles: Sequence[str] = (), handle=None):
+def show(picture: Figure | Sequence[Tensor], alt: str, titles: Sequence[str] = ()) -> None:
     """Show a figure, or a row of images, in the notebook, with `alt` stored for readers who cannot see it.
 
-    handle: what an earlier `show` returned; its picture is then replaced. Raises ValueError where alt is empty.
+    Raises ValueError where alt is empty.
     """
-    from IPython.display import display
+    Screen().show(picture, alt, titles)
 
-    if not alt.strip():
-        raise ValueError("alt is empty; say in a sentence what the picture shows")
-    fig = picture if isinstance(picture, Figure) else image_row(picture, titles)
-    metadata = {"image/png": {"alt": alt}}
-    data = {"image/png": png(fig), "text/plain": alt}
-    if handle is None:
-        return display(data, raw=True, metadata=metadata, display_id=True)
-    handle.update(data, raw=True, metadata=metadata)
-    return handle
+
+class Screen:
+    """One place on the page: the first `show` makes it, each later one replaces what stands there."""
+
+    def __init__(self):
+        self.handle = None
+
+    def show(self, picture: Figure | Sequence[Tensor], alt: str, titles: Sequence[str] = ()) -> None:
+        """As the function `show`."""
+        from IPython.display import display
+
+        if not alt.strip():
+            raise ValueError("alt is empty; say in a sentence what the picture shows")
+        fig = picture if isinstance(picture, Figure) else image_row(picture, titles)
+        data, metadata = {"image/png": png(fig), "text/plain": alt}, {"image/png": {"alt": alt}}
+        if self.handle is None:
+            self.handle = display(data, raw=True, metadata=metadata, display_id=True)
+        else:
+            self.handle.update(data, raw=True, metadata=metadata)
 
 
 def png(fig: Figure) -> bytes:

@@ -29,7 +29,7 @@ def history(epochs: int) -> list[dict]:
 
 def test_show_stores_the_alternative_text_beside_the_picture():
     with capture_output() as captured:
-        plots.show([torch.rand(3, 8, 8), torch.rand(1, 8, 8)], alt="noise, twice", titles=["colour", "gray"])
+        assert plots.show([torch.rand(3, 8, 8), torch.rand(1, 8, 8)], alt="noise, twice", titles=["colour", "gray"]) is None
     (shown,) = captured.outputs
     assert shown.metadata == {"image/png": {"alt": "noise, twice"}}
     assert shown.data["text/plain"] == "noise, twice"
@@ -41,10 +41,11 @@ def test_show_refuses_a_picture_without_words():
         plots.show([torch.rand(3, 8, 8)], alt=" ")
 
 
-def test_show_with_a_handle_replaces_the_earlier_picture():
+def test_a_screen_replaces_its_picture_in_place():
+    screen = plots.Screen()
     with capture_output() as captured:
-        handle = plots.show([torch.zeros(1, 4, 4)], alt="before")
-        assert plots.show([torch.ones(1, 4, 4)], alt="after", handle=handle) is handle
+        screen.show([torch.zeros(1, 4, 4)], alt="before")
+        screen.show([torch.ones(1, 4, 4)], alt="after")
     first, second = captured.outputs
     assert second.update and second.transient == first.transient
     assert second.data["text/plain"] == "after"

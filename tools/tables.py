@@ -18,11 +18,13 @@ def cifar10_seed(root: Path) -> str:
 
 
 def speed(root: Path) -> str:
-    """Side-by-side timings, with their ratios."""
+    """The training loops side by side, with their ratios, and where it was measured."""
     results = json.loads((root / "assets/results/speed.json").read_text())
     lines = ["| what | images/s | ratio |", "|---|---:|---:|"]
-    lines += [f"| {row['what']} | {row['images_per_second']:,.0f} | {row['ratio']:.1f} |" for row in results["rows"]]
-    return "\n".join(lines)
+    training = [row for row in results["rows"] if row["group"] == "training"]
+    lines += [f"| {row['what']} | {row['images_per_second']:,.0f} | {row['ratio']:.1f} |" for row in training]
+    where = f"{results['data']}, {results['device']}, torch {results['torch']}, {results['date']}"
+    return "\n".join([*lines, "", f"{where}. A process that trains holds at most {results['peak_memory_gb']} GB."])
 
 
 TABLES = {"cifar10_seed": cifar10_seed, "speed": speed}

@@ -1,0 +1,94 @@
+"""The notebooks as documents: really run, whole, within the budget of a lesson, and readable by everyone."""
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request) -> dict:
+    return json.loads(request.param.read_text(encoding="utf-8"))
+
+
+def source(cell) -> str:
+    return "".join(cell["source"])
+
+
+def code(notebook) -> list[dict]:
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def prose(notebook) -> str:
+    return "\n".join(source(cell) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+
+
+def test_there_are_notebooks_to_check():
+    assert NOTEBOOKS
+
+
+def test_it_ran_once_from_top_to_bottom_on_a_fresh_kernel(notebook):
+    assert [cell["execution_count"] for cell in code(notebook)] == list(range(1, len(code(notebook)) + 1))
+
+
+def test_no_output_is_an_error_or_a_warning(notebook):
+    outputs = [output for cell in code(notebook) for output in cell["outputs"]]
+    assert outputs
+    assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
+
+
+def test_no_widget_state_is_saved(notebook):
+    assert "widgets" not in notebook["metadata"]
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+
+
+def test_code_cells_are_short_and_never_more_than_two_in_a_row(notebook):
+    sizes = [len([line for line in source(cell).splitlines() if line.strip()]) for cell in code(notebook)]
+    assert statistics.median(sizes) <= 8
+    assert max(sizes) <= 40
+    kinds = "".join(cell["cell_type"][0] for cell in notebook["cells"])
+    assert "ccc" not in kinds
+
+
+def test_it_is_a_lesson_and_not_a_book(notebook):
+    share = sum(cell["cell_type"] == "markdown" for cell in notebook["cells"]) / len(notebook["cells"])
+    assert 0.5 <= share <= 0.66
+    assert 2000 <= len(prose(notebook).split()) <= 3000
+    assert len(json.dumps(notebook)) < 500_000
+
+
+def test_it_says_what_one_will_do_what_one_needs_and_how_long_it_takes(notebook):
+    top = source(notebook["cells"][0])
+    for words in ("**You will**", "**You need**", "**It takes**", "colab-badge.svg"):
+        assert words in top
+    assert re.search(r"(?m)^# 0\d · ", top)
+
+
+def test_every_picture_has_words_for_those_who_cannot_see_it(notebook):
+    pictures = [o for cell in code(notebook) for o in cell["outputs"] if "image/png" in o.get("data", {})]
+    assert 3 <= len(pictures) + len(re.findall(r"!\[", prose(notebook))) - 1 <= 8
+    assert all(o["metadata"]["image/png"]["alt"].strip() for o in pictures)
+    assert not re.search(r"!\[\s*\]\(", prose(notebook))
+
+
+def test_every_local_link_leads_somewhere(notebook):
+    for target in re.findall(r"\]\(((?!https?:)[^)#]+)\)", prose(notebook)):
+        assert (ROOT / "notebooks" / target).exists(), target
+
+
+def test_no_cell_installs_what_colab_brings(notebook):
+    installs = [line for cell in code(notebook) for line in source(cell).splitlines() if "pip install" in line]
+    assert all("--no-deps -e" in line for line in installs)
+
+
+def test_an_exercise_has_a_check_and_a_solution_that_runs(notebook):
+    stubs = [cell for cell in code(notebook) if re.search(r"(?m)^    \.\.\.", source(cell))]
+    solutions = [cell for cell in code(notebook) if cell["metadata"].get("jupyter", {}).get("source_hidden")]
+    assert 2 <= len(stubs) == len(solutions) <= 4
+    assert all("Not yet" in "".join("".join(o.get("text", "")) for o in cell["outputs"]) for cell in stubs)
+    assert all("assert" in source(cell) for cell in solutions)

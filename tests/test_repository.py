@@ -1,0 +1,134 @@
+"""What the repository says of itself: one list of dependencies, one name, shipped files that are what they claim."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from stn_helpers.checkpoint import load_weights, sha256
+from stn_helpers.data import data_root
+from stn_helpers.studies import STUDIES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+import yaml
+
+from tools import badges, tables
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+RESULTS = sorted((ROOT / "assets" / "results").glob("*.json"))
+
+
+def requirements() -> dict[str, str]:
+    """{name: bound} of every dependency in pyproject.toml, extras included."""
+    extras = PROJECT["optional-dependencies"].values()
+    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]
+    return dict(re.fullmatch(r"([\w-]+)(.*)", line.split(";")[0].strip()).groups() for line in lines)
+
+
+def test_dependencies_have_lower_bounds_and_no_pins():
+    assert all(re.fullmatch(r">=[\d.]+", bound) for bound in requirements().values()), requirements()
+
+
+def test_the_conda_environment_is_the_same_set_up():
+    entries = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    pip = next(entry["pip"] for entry in entries if isinstance(entry, dict))
+    named = dict(re.fullmatch(r"([\w-]+)(>=.*)", line).groups() for line in pip if not line.startswith("-e"))
+    assert {"torch", "torchvision", "jupyterlab", "matplotlib", "ipywidgets", "nbval"} <= named.keys()
+    assert named.items() <= requirements().items()
+    assert f"python{PROJECT['requires-python']}" in entries
+    assert "-e .[lab,test]" in pip
+
+
+def test_ci_and_readers_run_the_same_command():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8"))
+    steps = workflow["jobs"]["test"]["steps"]
+    assert any("make test" in step.get("run", "") for step in steps)
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    assert PROJECT["requires-python"].removeprefix(">=") in workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
+
+
+def test_every_badge_points_at_the_repository_in_pyproject():
+    repo = badges.repository()
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        text = path.read_text(encoding="utf-8")
+        assert json.dumps(badges.badge(repo, path.name))[1:-1] in text
+        assert f'REPO = \\"{repo}\\"' in text
+        assert badges.badge(repo, path.name) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_badges_for_a_fork_rewrite_every_place_and_nothing_else(tmp_path):
+    for name in ("pyproject.toml", "README.md", "CITATION.cff"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    old = badges.repository()
+    before = {path: path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.*") if path.is_file()}
+    badges.rewrite("ada/my.stn", tmp_path)
+    for path, text in before.items():
+        assert path.read_text(encoding="utf-8") == text.replace(old, "ada/my.stn")
+    assert badges.repository(tmp_path) == "ada/my.stn"
+
+
+def test_a_malformed_repository_name_changes_nothing(tmp_path):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    with pytest.raises(ValueError, match="expected owner/name"):
+        badges.rewrite("no slash", tmp_path)
+    assert badges.repository(tmp_path) == badges.repository()
+
+
+def test_the_tables_in_readme_are_made_from_the_results():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "<!-- table cifar10_seed -->" in text
+    assert tables.fill(text) == text
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_results_say_where_they_come_from(path):
+    results = json.loads(path.read_text())
+    for row in results.get("runs", [results]):
+        assert {"command", "commit", "date", "device", "torch"} <= row.keys()
+
+
+def test_the_study_is_matched_and_complete():
+    runs = json.loads((ROOT / "assets/results/cifar10_seed.json").read_text())["runs"]
+    arms = {run["arm"] for run in runs}
+    assert arms == set(STUDIES["cifar10-seed"].arms)
+    for arm in arms:
+        mine = [run for run in runs if run["arm"] == arm]
+        assert sorted(run["seed"] for run in mine) == [0, 1, 2]
+        assert all(run["images"] == [50000, 10000] and len(run["history"]) == 20 for run in mine)
+        assert all(run["test_accuracy"] == pytest.approx(run["history"][-1]["test_accuracy"], abs=1e-4) for run in mine)
+
+
+def test_shipped_weights_are_the_ones_in_the_results_file():
+    weights = json.loads((ROOT / "assets/results/cifar10_seed.json").read_text())["weights"]
+    files = sorted((ROOT / "assets/checkpoints").iterdir())
+    assert [file.stem for file in files] == sorted(weights)
+    for file in files:
+        assert sha256(file) == weights[file.stem]["sha256"]
+        assert load_weights(file)[1]["data"] == "cifar10"
+
+
+def test_shipped_weights_reproduce_their_figure_on_cifar10(capsys):
+    if not (data_root() / "cifar-10-batches-py").exists():
+        pytest.skip("CIFAR-10 is not at hand (STN_DATA)")
+    from stn_helpers.__main__ import main
+
+    weights = json.loads((ROOT / "assets/results/cifar10_seed.json").read_text())["weights"]
+    main(["evaluate", str(ROOT / "assets/checkpoints/cifar10_seed_stn.safetensors"), "--data", "cifar10", "--device", "cpu"])
+    said = float(re.search(r"accuracy ([\d.]+) %", capsys.readouterr().out)[1])
+    assert said == pytest.approx(weights["cifar10_seed_stn"]["test_accuracy"], abs=0.1)
+
+
+def test_every_asset_is_listed_with_the_command_that_makes_it():
+    listed = (ROOT / "assets/README.md").read_text(encoding="utf-8")
+    for path in (ROOT / "assets").rglob("*.*"):
+        if path.is_file() and path.name != "README.md" and path.suffix != ".lock":
+            assert path.name in listed, path
