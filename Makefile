@@ -5,8 +5,9 @@ PY := $(BIN)/python
 
 .PHONY: lab test bench results figures notebooks badges clean
 
+# Served from here, not from notebooks/, so that the pictures in assets/ can be seen.
 lab: .venv/done            ## open JupyterLab on the series
-	$(PY) -m jupyterlab notebooks
+	$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
 test: .venv/done           ## ruff, unit tests, every notebook under strict nbval
 	$(PY) -m ruff check .

@@ -211,10 +211,10 @@ def pose_spread(model, data: Images) -> dict[str, list[float]]:
 
 
 def summarise(runs: list[dict]) -> list[dict]:
-    """One row per arm and recipe: mean and standard deviation of the last epoch's test accuracy over the seeds."""
+    """One row per arm, recipe and precision: mean and standard deviation of the last epoch's test accuracy over the seeds."""
     groups: dict[str, list[dict]] = {}
     for row in runs:
-        groups.setdefault(json.dumps([row["arm"], row["recipe"]]), []).append(row)
+        groups.setdefault(json.dumps([row["arm"], row["recipe"], row["precision"]]), []).append(row)
     return [
         {
             "arm": rows[0]["arm"],

@@ -81,4 +81,7 @@ def test_a_reader_opens_a_notebook_and_runs_all_of_it(lab, page, name, tmp_path)
     )
     page.screenshot(path=str(Path(os.environ.get("STN_SCREENSHOTS", tmp_path)) / f"{name}.png"))
     assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+    pictures = page.locator(".jp-RenderedMarkdown img:not([src^='https:']), .jp-RenderedImage img")
+    assert pictures.count() >= 3
+    assert pictures.evaluate_all("all => all.every(picture => picture.naturalWidth > 0)")
     assert page.get_by_text("Traceback (most recent call last)").count() == 0
