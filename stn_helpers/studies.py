@@ -17,6 +17,7 @@ from .classifiers import build
 from .data import Images, batches, load
 from .theta import decompose
 from .training import RECIPES, Recipe, evaluate, fit, pick_device, pick_precision
+from .transformer import SpatialTransformer
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
@@ -146,6 +147,8 @@ def _run(study, arm, recipe, seed, train: Images, test: Images, device, precisio
         "precision": str(pick_precision(precision, device)).removeprefix("torch."),
         "history": [{key: round(value, 4) for key, value in row.items()} for row in history],
     }
+    if isinstance(model.transformer, SpatialTransformer):
+        row["theta"] = pose_spread(model, test)  # does it look at every picture in its own way?
     return row, model
 
 
@@ -175,8 +178,6 @@ def _ship(study: Study, arm: str, recipe: Recipe, model, test: Images, row: dict
     options = {"conv_dropout": recipe.conv_dropout, "dropout": recipe.dropout}
     digest = save_weights(file, model, {"model": row["model"], "options": options, "data": study.data, "seed": row["seed"]})
     about = {"arm": arm, "seed": row["seed"], "sha256": digest, "confusion": confusion(model, test).tolist()}
-    if row["model"] == "seed":
-        about["theta"] = pose_spread(model, test)
     return {study.ship[arm]: {**about, "test_accuracy": evaluate(model, test)["accuracy"]}}
 
 

@@ -117,7 +117,12 @@ def test_the_shipped_weights_are_the_file_and_accuracy_of_the_results(finished):
     matrix = torch.tensor(shipped["confusion"])
     assert matrix.sum(1).tolist() == test.labels.bincount(minlength=10).tolist()
     assert 100 * matrix.trace().item() / 50 == shipped["test_accuracy"]
-    assert shipped["theta"].keys() == {"angle", "scale_x", "scale_y", "shear", "shift_x", "shift_y"}
+
+
+def test_a_run_with_a_transformer_says_how_its_theta_is_spread(finished):
+    spreads = {run["arm"]: run.get("theta") for run in json.loads(results_file(finished).read_text())["runs"]}
+    assert spreads["with ST"].keys() == {"angle", "scale_x", "scale_y", "shear", "shift_x", "shift_y"}
+    assert spreads["without ST"] is None
 
 
 def test_a_finished_study_runs_nothing_and_changes_nothing(finished, runs_of):
@@ -222,11 +227,12 @@ def test_an_untrained_transformer_says_identity_of_every_image():
     assert pose_spread(model, test) == {name: [mean, 0.0] for name, mean in spread.items()}
 
 
-def test_summarise_keeps_recipes_apart():
+def test_summarise_keeps_recipes_and_precisions_apart():
     rows = [
-        {"arm": "a", "recipe": {"epochs": epochs}, "parameters": 1, "test_accuracy": accuracy}
-        for epochs, accuracy in ((1, 10.0), (2, 40.0), (2, 60.0))
+        {"arm": "a", "recipe": {"epochs": epochs}, "precision": precision, "parameters": 1, "test_accuracy": accuracy}
+        for epochs, precision, accuracy in ((1, "float32", 10.0), (2, "float32", 40.0), (2, "float32", 60.0), (2, "bfloat16", 70.0))
     ]
-    short, long = summarise(rows)
+    short, long, other = summarise(rows)
+    assert other["mean"] == 70.0
     assert (short["epochs"], short["mean"], short["sd"]) == (1, 10.0, None)
     assert (long["epochs"], long["mean"], long["sd"]) == (2, 50.0, pytest.approx(200**0.5))
