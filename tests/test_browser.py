@@ -37,7 +37,10 @@ def lab(tmp_path_factory):
         yield _address(folder / "log", server)
     finally:
         server.terminate()
-        server.wait(timeout=30)
+        try:
+            server.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            server.kill()
         log.close()
 
 

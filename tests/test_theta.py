@@ -30,6 +30,9 @@ quick = settings(deadline=None, max_examples=30)
 # dividing by scales of 0.3 and for the spline's system of equations, of condition 400.
 CLOSE = dict(rtol=0, atol=1e-9)
 
+# Until 0.9, the last for Python 3.10, kornia adds 1e-8 to every denominator.
+KORNIA = dict(rtol=0, atol=1e-9 if tuple(map(int, kornia.__version__.split(".")[:2])) >= (0, 9) else 1e-6)
+
 FAMILIES = {"affine": 6, "similarity": 4, "attention": 3, "rotation": 1, "projective": 8, "tps": 32}
 
 sides = st.integers(2, 40)
@@ -189,7 +192,7 @@ def test_map_points_is_opencvs_perspective_transform_of_points(theta, seed):
 @given(seeds)
 def test_map_points_takes_points_of_each_samples_own_as_kornia_does(seed):
     theta, points = projective(torch.cat([some_corners(seed), some_corners(seed + 1)])), random(seed, 2, 5, 2)
-    torch.testing.assert_close(map_points(theta, points), kornia.geometry.linalg.transform_points(theta, points), **CLOSE)
+    torch.testing.assert_close(map_points(theta, points), kornia.geometry.linalg.transform_points(theta, points), **KORNIA)
 
 
 @quick
