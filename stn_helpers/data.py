@@ -1,4 +1,4 @@
-"""Data: CIFAR-10, MNIST and digits as uint8 tensors, and batches that live on the device."""
+"""Data: CIFAR-10, MNIST and digits as uint8 tensors, a test card, and batches that live on the device."""
 
 import os
 import shutil
@@ -168,6 +168,34 @@ def _digits(train: bool, stands_for: str = "") -> Images:
     part = slice(None, -DIGITS_TEST) if train else slice(-DIGITS_TEST, None)
     name = f"digits (standing in for {stands_for})" if stands_for else "digits"
     return Images(name, images[part], torch.from_numpy(found.target).long()[part], tuple(map(str, range(10))))
+
+
+def test_card(size: int = 128) -> Tensor:
+    """A picture that shows what a warp did to it: (3, size, size), float32 in [0, 1].
+
+    The letter F tells every turn and mirror apart, the four corners have a colour each, squares show scale and shear.
+    """
+    if size < 8:
+        raise ValueError(f"size is {size}; expected at least 8 pixels")
+    fine = 4 * size  # drawn four times as large, then averaged: soft edges
+    across = (torch.arange(fine) + 0.5) / fine * 2 - 1
+    x, y = across.expand(fine, fine), across[:, None].expand(fine, fine)
+
+    def box(left: float, top: float, right: float, bottom: float) -> Tensor:
+        return (x > left) & (x < right) & (y > top) & (y < bottom)
+
+    card = torch.full((3, fine, fine), 0.93)
+    card[:, (torch.floor(x * 4) + torch.floor(y * 4)) % 2 == 0] = 0.78
+    for area, color in {
+        box(-1, -1, -0.5, -0.5): (0.90, 0.62, 0.00),  # orange
+        box(0.5, -1, 1, -0.5): (0.00, 0.45, 0.70),  # blue
+        box(-1, 0.5, -0.5, 1): (0.00, 0.62, 0.45),  # green
+        box(0.5, 0.5, 1, 1): (0.80, 0.47, 0.65),  # pink
+        (x * x + y * y < 0.72**2): (1.0, 1.0, 1.0),
+        box(-0.3, -0.55, -0.1, 0.55) | box(-0.3, -0.55, 0.4, -0.35) | box(-0.3, -0.1, 0.25, 0.1): (0.0, 0.0, 0.0),
+    }.items():
+        card[:, area] = torch.tensor(color)[:, None]
+    return F.avg_pool2d(card, 4)
 
 
 def as_float(images: Tensor) -> Tensor:

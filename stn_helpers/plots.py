@@ -88,13 +88,29 @@ def draw(ax: Axes, image: Tensor, title: str = "") -> None:
     ax.axis("off")
 
 
-def draw_line(ax: Axes, points: Tensor, size: tuple[int, int], align_corners: bool = False, color: str = ORANGE) -> None:
+def draw_line(
+    ax: Axes, points: Tensor, size: tuple[int, int], align_corners: bool = False, color: str = ORANGE, width: float = 1.8
+):
     """A line of normalised points (M, 2), last axis (x, y), over an image of size (H, W) that is already drawn."""
-    height, width = size
+    high, wide = size
     x, y = points.detach().cpu().unbind(-1)
     for_pixel = (lambda v, n: (v + 1) / 2 * (n - 1)) if align_corners else (lambda v, n: (v + 1) / 2 * n - 0.5)
-    ax.plot(for_pixel(x, width), for_pixel(y, height), color=color, linewidth=1.8, clip_on=False)
-    ax.set(xlim=(-0.2 * width, 1.2 * width - 0.5), ylim=(1.2 * height - 0.5, -0.2 * height))
+    ax.plot(for_pixel(x, wide), for_pixel(y, high), color=color, linewidth=width, clip_on=False)
+    ax.set(xlim=(-0.2 * wide, 1.2 * wide - 0.5), ylim=(1.2 * high - 0.5, -0.2 * high))
+
+
+def grid_lines(grid: Tensor, lines: int = 9) -> list[Tensor]:
+    """Rows and columns of a sampling grid (H, W, 2), evenly chosen with both ends: `lines` of each, as lines of points (M, 2)."""
+    height, width = grid.shape[:2]
+    rows = torch.linspace(0, height - 1, min(lines, height)).round().long()
+    columns = torch.linspace(0, width - 1, min(lines, width)).round().long()
+    return [*grid[rows], *grid[:, columns].unbind(1)]
+
+
+def draw_grid(ax: Axes, grid: Tensor, size: tuple[int, int], lines: int = 9, align_corners: bool = False) -> None:
+    """A sampling grid (H, W, 2) over an image of size (H, W) that is already drawn; its top row, target row 0, is blue."""
+    for k, line in enumerate(grid_lines(grid, lines)):
+        draw_line(ax, line, size, align_corners, color=BLUE if k == 0 else RED, width=2.4 if k == 0 else 0.9)
 
 
 def image_row(images: Sequence[Tensor], titles: Sequence[str] = (), side: float = 1.6) -> Figure:
