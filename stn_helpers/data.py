@@ -73,6 +73,12 @@ def load(name: str, train: bool, root: Path | str | None = None, stand_in: bool 
         return _digits(train, stands_for=name)
 
 
+def available(name: str, root: Path | str | None = None) -> bool:
+    """Whether the unpacked files of cifar10 or mnist are under `root` (default `data_root()`); digits always are."""
+    root = Path(root) if root is not None else data_root()
+    return name == "digits" or all((root / file).is_file() for file in _files(name))
+
+
 def _torchvision_class(name: str):
     from torchvision import datasets
 

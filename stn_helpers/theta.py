@@ -312,6 +312,28 @@ class ThinPlateSpline(Family):
         with torch.autocast(params.device.type, enabled=False):
             return weights @ params.reshape(len(params), self.count // 2, 2)
 
+    def split(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        """The two parts of a spline: an affine theta (N, 2, 3), and how hard each knot bends the plate, (N, K^2, 2), float64.
+
+        A place looks at: affine part + sum over the knots of bend * U(distance). Taught in notebook 01.
+        """
+        params = self.check(params).double().cpu()
+        knots = control_points(math.isqrt(self.count // 2)).double()
+        places = params.reshape(len(params), -1, 2)
+        coefficients = torch.linalg.inv(self._system(knots))[:, : len(knots)] @ places
+        constant, slopes = coefficients[:, len(knots)], coefficients[:, len(knots) + 1 :]
+        return torch.cat([slopes.mT, constant[..., None]], dim=-1), coefficients[:, : len(knots)]
+
+    def energy(self, params: Tensor) -> Tensor:
+        """How much the plate bends, (N,): the integral of f_xx^2 + 2 f_xy^2 + f_yy^2 over the plane, for x and y together.
+
+        0 for every affine theta. Bookstein 1989; 16 pi belongs to U = r^2 log r^2. Taught in notebook 01.
+        """
+        knots = control_points(math.isqrt(self.count // 2)).double()
+        kernel = self._basis(knots, knots)[:, : len(knots)]
+        bend = self.split(params)[1]
+        return 16 * math.pi * (bend * (kernel @ bend)).sum((1, 2))
+
     @staticmethod
     def _basis(points: Tensor, knots: Tensor) -> Tensor:
         """(M, K^2 + 3): the plate's bending around each knot, then 1, x, y."""

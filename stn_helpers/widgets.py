@@ -1,0 +1,548 @@
+"""Live sliders: move one, and the window, the picture and the numbers move together.
+
+Only what ipywidgets 7.7 (Colab) and 8 have in common. One step sends a small JPEG, a few lines of SVG and a table.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Callable
+from contextlib import contextmanager
+from html import escape
+
+import ipywidgets
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from .data import available, load, test_card
+from .grid import family_grid, sampling_grid
+from .plots import BLUE, RED, YELLOW, grid_lines, pixels
+from .sampler import PADDINGS, sample
+from .theta import affine, as_matrix, control_points, decompose, family, invert
+
+SIDE = 128  # pixels of the target
+ROOM = 1.5  # the source is drawn with room around it, from -ROOM to ROOM
+SCREEN = 160  # pixels on the page for the target; the source is drawn as large
+LABEL, CONTROL = "195px", "400px"  # widths on the page
+
+
+def jpeg(image: Tensor) -> bytes:
+    """One image (C, H, W) in [0, 1] as JPEG bytes; at 128 pixels some 5 kB, where a PNG of a photograph has 40."""
+    buffer = io.BytesIO()
+    whole = (image.clamp(0, 1) * 255).round().to(torch.uint8)
+    Image.fromarray(pixels(whole)).save(buffer, format="jpeg", quality=88, subsampling=0)
+    return buffer.getvalue()
+
+
+@contextmanager
+def one_thread():
+    """Many threads for a warp of 0.3 ms wait for each other longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_picture(name: str, picture) -> Tensor:
+    """A picture as float32 (C, H, W) in [0, 1]; ValueError for what is not one."""
+    if not isinstance(picture, Tensor) or picture.ndim != 3 or picture.shape[0] not in (1, 3) or 0 in picture.shape:
+        came = f"has shape {tuple(picture.shape)}" if isinstance(picture, Tensor) else f"is a {type(picture).__name__}"
+        raise ValueError(f"picture {name!r} {came}; expected a tensor (C, H, W) with 1 or 3 channels")
+    picture = picture.detach().cpu()
+    picture = picture.float() / 255 if picture.dtype == torch.uint8 else picture.float()
+    if not picture.isfinite().all() or picture.min() < 0 or picture.max() > 1:
+        raise ValueError(f"picture {name!r} holds values that are not in [0, 1]; expected floats in [0, 1] or uint8")
+    return picture
+
+
+def from_data(name: str) -> Tensor:
+    """The first test image of a data set, enlarged."""
+    return enlarge(load(name, train=False).images[0].float() / 255)
+
+
+def enlarge(picture: Tensor) -> Tensor:
+    """A small picture, smoothly enlarged to SIDE pixels."""
+    return F.interpolate(picture[None], size=(SIDE, SIDE), mode="bicubic", align_corners=False)[0].clamp(0, 1)
+
+
+def zone_plate() -> Tensor:
+    """Rings that grow finer outwards, to 4 pixels a ring at the sides. Sampled too coarsely they show rings that are not there."""
+    across = torch.linspace(-1, 1, SIDE)
+    squared = across.square() + across.square()[:, None]
+    return (0.5 + 0.5 * torch.cos(math.pi * SIDE / 8 * squared)).expand(3, -1, -1)
+
+
+def default_pictures() -> dict[str, Callable[[], Tensor]]:
+    """A test card, a digit, and a CIFAR-10 image where the data is there; each made when it is first chosen."""
+    found = {"test card": lambda: test_card(SIDE), "a digit": lambda: from_data("digits")}
+    if available("cifar10"):
+        found["CIFAR-10: a test image"] = lambda: from_data("cifar10")
+    return found
+
+
+def number_slider(label: str, value: float, low: float, high: float, step: float = 0.01):
+    """A float slider whose label says its unit; the same width for all."""
+    whole = isinstance(step, int)
+    kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
+    return kind(
+        value=value,
+        min=low,
+        max=high,
+        step=step,
+        description=label,
+        readout_format="d" if whole else ".0f" if step == 1 else ".2f",
+        style={"description_width": LABEL},
+        layout={"width": CONTROL},
+    )
+
+
+def dropdown(label: str, options) -> ipywidgets.Dropdown:
+    """A list to choose from, as wide as a slider."""
+    return ipywidgets.Dropdown(options=options, description=label, style={"description_width": LABEL}, layout={"width": CONTROL})
+
+
+class Explorer(ipywidgets.VBox):
+    """Sliders, the source with the sampling grid over it, the target, and the numbers. Subclasses say what theta is.
+
+    pictures: {name: (C, H, W) in [0, 1] or uint8} to choose from; None for a test card, a digit and a CIFAR-10 image.
+    presets: {label: {slider: value}}, one button each.
+    Raises ValueError for a picture that is none, and for a preset that names no slider or leaves its range.
+    """
+
+    presets: dict[str, dict[str, float]] = {}
+    joints = 2  # points of a drawn grid line: a matrix keeps lines straight
+
+    def __init__(self, sliders: dict, pictures=None, presets=None):
+        self.sliders = sliders
+        self.start = {name: slider.value for name, slider in sliders.items()}
+        self.presets = {**self.presets} if presets is None else presets
+        for label, values in self.presets.items():
+            self._check(values, f"preset {label!r}")
+        self._pictures = {
+            name: picture if callable(picture) else check_picture(name, picture)
+            for name, picture in (default_pictures() if pictures is None else pictures).items()
+        }
+        if not self._pictures:
+            raise ValueError("pictures is empty; expected at least one {name: tensor (C, H, W)}")
+        self._busy = False
+        self._build()
+        super().__init__([self._style, self._buttons, self._views, self._numbers, self._message])
+        self._choose()
+
+    # --- what a subclass says ---
+
+    @property
+    def theta(self) -> Tensor:
+        """What the sliders say now."""
+        raise NotImplementedError
+
+    def grid(self) -> Tensor:
+        """The sampling grid of the target, (1, h, w, 2)."""
+        raise NotImplementedError
+
+    def facts(self, grid: Tensor) -> tuple[str, str]:
+        """(the numbers as plain text of constant height, a sentence or "")."""
+        raise NotImplementedError
+
+    def target(self, grid: Tensor) -> Tensor:
+        """What is seen through the grid, (C, h, w)."""
+        return sample(self.picture[None], grid)[0]
+
+    def marks(self) -> str:
+        """More SVG over the source."""
+        return ""
+
+    # --- what a notebook uses ---
+
+    @property
+    def picture(self) -> Tensor:
+        """The chosen source, (C, H, W) in [0, 1]."""
+        return self._picture
+
+    def set(self, **values: float) -> None:
+        """Move sliders, all in one step: explorer.set(angle=30). Raises ValueError for an unknown one or one out of range."""
+        self._check(values, "set")
+        self._busy = True
+        try:
+            for name, value in values.items():
+                self.sliders[name].value = value
+        finally:
+            self._busy = False
+        self._draw()
+
+    def reset(self, _=None) -> None:
+        """Back to where all sliders started."""
+        self.set(**self.start)
+
+    def __repr__(self) -> str:
+        return "Run this cell, and here are sliders to play with. The figure above makes the same point without them."
+
+    # --- how it is built ---
+
+    def _check(self, values: dict[str, float], who: str) -> None:
+        for name, value in values.items():
+            if name not in self.sliders:
+                raise ValueError(f"{who} names the slider {name!r}; expected one of {', '.join(self.sliders)}")
+            low, high = self.sliders[name].min, self.sliders[name].max
+            if not low <= value <= high:  # false for NaN too
+                raise ValueError(f"{who} puts {name} at {value}; expected {low} to {high}")
+
+    def _build(self) -> None:
+        """All widgets, each with a fixed size, so that nothing on the page moves while a slider does."""
+        self._choice = dropdown("picture", list(self._pictures))
+        self._choice.observe(self._choose, "value")
+        for slider in self.sliders.values():
+            slider.observe(self._draw, "value")
+        buttons = [self._button("reset", self.reset)]
+        buttons += [self._button(label, lambda _, values=values: self._preset(values)) for label, values in self.presets.items()]
+        self._buttons = ipywidgets.Box(buttons, layout={"flex_flow": "row wrap"})
+        self._controls = ipywidgets.VBox([self._choice, *self.sliders.values()])
+        frame = f"{ROOM * SCREEN:.0f}px"
+        self._source = ipywidgets.HTML(layout={"width": frame, "height": frame, "margin": "4px 12px"})
+        self._image = ipywidgets.Image(
+            format="jpeg", layout={"width": f"{SCREEN}px", "height": f"{SCREEN}px", "object_fit": "contain"}
+        )
+        self._image.add_class("stn-target")
+        place = ipywidgets.Box([self._image], layout={"height": frame, "align_items": "center", "margin": "4px 0"})
+        source = ipywidgets.VBox(
+            [ipywidgets.HTML("<b>source</b>, and where theta looks", layout={"margin": "0 12px"}), self._source]
+        )
+        target = ipywidgets.VBox([ipywidgets.HTML("<b>target</b>"), place])
+        self._views = ipywidgets.Box([self._controls, source, target], layout={"flex_flow": "row wrap"})
+        self._numbers = ipywidgets.HTML(layout={"min_height": "8em"})
+        self._message = ipywidgets.HTML(layout={"height": "3em", "overflow": "hidden"})
+        self._style = ipywidgets.HTML(layout={"height": "0px", "margin": "0"})
+
+    @staticmethod
+    def _button(label: str, action) -> ipywidgets.Button:
+        button = ipywidgets.Button(description=label, layout={"width": "auto"})
+        button.on_click(action)
+        return button
+
+    def _preset(self, values: dict[str, float]) -> None:
+        """A preset starts from rest, so that it looks the same whatever was there before."""
+        self.set(**{**self.start, **values})
+
+    def _choose(self, _=None) -> None:
+        """A new picture: its pixels are sent once, as the background of the drawing."""
+        with self._spoken():
+            name = self._choice.value
+            found = self._pictures[name]
+            self._picture = self._pictures[name] = check_picture(name, found()) if callable(found) else found
+            height, width = self._picture.shape[-2:]
+            self._wide, self._high = width / max(height, width), height / max(height, width)
+            data = base64.b64encode(jpeg(self._picture)).decode()
+            self._style.value = (
+                f"<style>.stn-{self.model_id}{{background:#e4e4e4 url(data:image/jpeg;base64,{data}) center/"
+                f"{100 * self._wide / ROOM:.2f}% {100 * self._high / ROOM:.2f}% no-repeat}}"
+                ".stn-target{image-rendering:pixelated}</style>"
+            )
+        self._draw()
+
+    def _draw(self, _=None) -> None:
+        """One step: everything that follows from the sliders."""
+        if self._busy:
+            return
+        with self._spoken(), one_thread():
+            grid = self.grid()
+            numbers, sentence = self.facts(grid)
+            self._image.value = jpeg(self.target(grid))
+            self._source.value = self._drawing(grid[0])
+            self._numbers.value = f'<pre style="line-height:1.25;margin:0">{escape(numbers)}</pre>'
+            self._say(sentence)
+
+    @contextmanager
+    def _spoken(self):
+        """An error is said under the sliders, where the reader looks, and raised all the same, so that a test sees it."""
+        try:
+            yield
+        except Exception as error:
+            self._say(f"{type(error).__name__}: {error}")
+            raise
+
+    def _say(self, sentence: str) -> None:
+        self._message.value = f'<div role="status" style="line-height:1.3">{escape(sentence)}</div>'
+
+    def _drawing(self, grid: Tensor) -> str:
+        """The sampling grid (h, w, 2) as SVG over the source; blue is its top row."""
+        shape = grid.new_tensor([self._wide, self._high])
+        paths = [path(line[spread(len(line), self.joints)] * shape) for line in grid_lines(grid)]
+        box = f"{-ROOM} {-ROOM} {2 * ROOM} {2 * ROOM}"
+        return (
+            f'<svg class="stn-{self.model_id}" viewBox="{box}" width="{ROOM * SCREEN:.0f}" height="{ROOM * SCREEN:.0f}" role="img"'
+            ' aria-label="the source, and over it the sampling grid" fill="none" stroke-linejoin="round">'
+            f'<path d="{"".join(paths)}" stroke="#fff" stroke-width=".03" stroke-opacity=".6"/>'
+            f'<path d="{"".join(paths)}" stroke="{RED}" stroke-width=".013"/>'
+            f'<path d="{paths[0]}" stroke="{BLUE}" stroke-width=".05"/>{self.marks()}</svg>'
+        )
+
+
+def spread(count: int, most: int) -> Tensor:
+    """Up to `most` indices, evenly over 0 ... count - 1, both ends among them."""
+    return torch.linspace(0, count - 1, min(count, most)).round().long()
+
+
+def path(points: Tensor) -> str:
+    """A line of points (M, 2) as the d of an SVG path; what is far outside, or nowhere, stays at the edge of the drawing."""
+    near = points.nan_to_num(nan=9.0).clamp(-9, 9)
+    return "M" + "L".join(f"{x:.3f} {y:.3f}" for x, y in near.tolist())
+
+
+def matrix_text(title: str, matrix: Tensor | None) -> list[str]:
+    """A 3 x 3 matrix as four lines of text of the same width; dots where there is none."""
+    rows = [["."] * 3] * 3 if matrix is None else [[number(value) for value in row] for row in matrix.tolist()]
+    return [f"{title:<26}", *("".join(f"{entry:>8}" for entry in row).ljust(26) for row in rows)]
+
+
+def number(value: float) -> str:
+    """Two decimals, and no minus before a zero."""
+    return f"{round(value, 2) + 0.0:.2f}" if abs(value) < 1000 else f"{value:.0e}"
+
+
+class MatrixExplorer(Explorer):
+    """The matrix families: angle, scale, shear, shift, and two perspective terms. `theta` is (1, 2, 3), with those (1, 3, 3).
+
+    pictures, presets and errors: see `Explorer`. Taught in notebook 01.
+    """
+
+    presets = {
+        "zoom in": {"scale_x": 0.5, "scale_y": 0.5},
+        "zoom out": {"scale_x": 1.5, "scale_y": 1.5},
+        "quarter turn": {"angle": 90.0},
+        "shear": {"shear": 0.5},
+        "mirror": {"scale_x": -1.0},
+        "look right": {"shift_x": 0.5},
+        "perspective": {"perspective_y": 0.4},
+        "flat": {"scale_y": 0.0},
+    }
+
+    def __init__(self, pictures=None, presets=None):
+        sliders = {
+            "angle": number_slider("angle, degrees", 0.0, -180.0, 180.0, 1.0),
+            "scale_x": number_slider("scale x, × width", 1.0, -2.0, 2.0),
+            "scale_y": number_slider("scale y, × height", 1.0, -2.0, 2.0),
+            "shear": number_slider("shear, x for each y", 0.0, -1.0, 1.0),
+            "shift_x": number_slider("shift x, half widths", 0.0, -1.0, 1.0),
+            "shift_y": number_slider("shift y, half heights", 0.0, -1.0, 1.0),
+            "perspective_x": number_slider("perspective x, 1/half width", 0.0, -0.45, 0.45),
+            "perspective_y": number_slider("perspective y, 1/half height", 0.0, -0.45, 0.45),
+        }
+        super().__init__(sliders, pictures, presets)
+
+    @property
+    def theta(self) -> Tensor:
+        """(1, 2, 3), target -> source; (1, 3, 3) where a perspective term is not 0."""
+        at = {name: slider.value for name, slider in self.sliders.items()}
+        theta = affine(at["angle"], (at["scale_x"], at["scale_y"]), at["shear"], (at["shift_x"], at["shift_y"]), self._aspect)
+        far = at["perspective_x"], at["perspective_y"]
+        if far == (0, 0):
+            return theta
+        tilt = torch.eye(3)
+        tilt[2, :2] = torch.tensor(far)
+        return as_matrix(theta) @ tilt
+
+    @property
+    def _aspect(self) -> float:
+        return self._wide / self._high
+
+    def grid(self) -> Tensor:
+        return sampling_grid(self.theta, (round(SIDE * self._high), round(SIDE * self._wide)))
+
+    def facts(self, grid: Tensor) -> tuple[str, str]:
+        matrix = as_matrix(self.theta)
+        try:
+            inverse, sentence = invert(matrix)[0], ""
+        except ValueError as error:
+            inverse, sentence = None, f"No inverse: {error}."
+        far = matrix[0, 2, :2]
+        tilt = torch.eye(3)
+        tilt[2, :2] = far
+        parts = decompose(matrix @ torch.linalg.inv(tilt), self._aspect)
+        (angle, (wide, high), shear, (x, y)) = parts
+        area = torch.linalg.det(matrix[0, :2, :2] - matrix[0, :2, 2:] * far).item()
+        if not sentence and area < 0:
+            sentence = "The window is turned over: the picture is mirrored."
+        sides = zip(matrix_text("theta, target → source", matrix[0]), matrix_text("its inverse", inverse), strict=True)
+        window = (
+            f"the window: angle {angle.item() + 0.0:.0f}°, scale {number(wide.item())} × {number(high.item())}, "
+            f"shear {number(shear.item())}, centre ({number(x.item())}, {number(y.item())})\n"
+            f"            perspective ({number(far[0].item())}, {number(far[1].item())}), area × {number(area)}"
+        )
+        return "\n".join(["   ".join(pair) for pair in sides] + ["", window]), sentence
+
+
+class SplineExplorer(Explorer):
+    """A thin plate spline: choose one of K x K control points and say where it looks. `theta` is (1, 2 K^2), for family "tps".
+
+    k: control points a side, 2 to 5. pictures and errors: see `Explorer`. Taught in notebook 01.
+    """
+
+    joints = 17  # a bent line
+
+    def __init__(self, k: int = 3, pictures=None, presets=None):
+        if not isinstance(k, int) or not 2 <= k <= 5:
+            raise ValueError(f"k is {k!r}; expected 2 to 5 control points a side")
+        self.k, self.family = k, family("tps", k)
+        sliders = {
+            f"{axis}{point}": number_slider(f"move {axis}, half {'width' if axis == 'x' else 'height'}s", 0.0, -1.0, 1.0)
+            for point in range(1, k * k + 1)
+            for axis in "xy"
+        }
+        self.point = number_slider("control point", k * k // 2 + 1, 1, k * k, 1)
+        super().__init__(sliders, pictures, self._shapes() if presets is None else presets)
+
+    def _shapes(self) -> dict[str, dict[str, float]]:
+        """Presets for any k: each a rule that moves all control points."""
+        knots = control_points(self.k)
+        x, y = knots.unbind(1)
+        near = 1 - knots.square().sum(1) / 2
+        turn = knots @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+        moves = {
+            "bulge": -0.4 * knots * near[:, None].clamp(min=0) - 0.15 * knots,
+            "wave": torch.stack([torch.zeros_like(x), 0.25 * torch.sin(math.pi * x)], dim=1),
+            "twist": 0.5 * turn * (1 - 0.5 * knots.square().sum(1, keepdim=True)),
+            "one corner": torch.where((knots == -1).all(1, keepdim=True), 0.5, 0.0) * torch.ones(2),
+            "shear only": torch.stack([0.4 * y, torch.zeros_like(y)], dim=1),
+            "two in one place": torch.where(((x == x[1]) & (y == y[1]))[:, None], knots[0] - knots[1], torch.zeros(2)),
+        }
+        return {
+            name: {f"{axis}{i + 1}": float(to[i, j].clamp(-1, 1)) for i in range(len(knots)) for j, axis in enumerate("xy")}
+            for name, to in moves.items()
+        }
+
+    def _build(self) -> None:
+        """As in `Explorer`, but only the sliders of the chosen point are on the page."""
+        super()._build()
+        self._pair = ipywidgets.VBox()
+        self._controls.children = [self._choice, self.point, self._pair]
+        self.point.observe(self._turn_to, "value")
+        self._turn_to()
+
+    def _turn_to(self, change=None) -> None:
+        self._pair.children = [self.sliders[f"{axis}{self.point.value}"] for axis in "xy"]
+        if change is not None:
+            self._draw()
+
+    @property
+    def theta(self) -> Tensor:
+        """(1, 2 K^2): where each control point looks, (x, y) point by point."""
+        moves = torch.tensor([slider.value for slider in self.sliders.values()])
+        return control_points(self.k).flatten()[None] + moves
+
+    def grid(self) -> Tensor:
+        return family_grid(self.family, self.theta, (round(SIDE * self._high), round(SIDE * self._wide)))
+
+    def marks(self) -> str:
+        """The control points where they look; the chosen one is filled."""
+        places = (self.theta.reshape(-1, 2) * torch.tensor([self._wide, self._high])).tolist()
+        fills = [YELLOW if point == self.point.value else "#fff" for point in range(1, len(places) + 1)]
+        return "".join(
+            f'<circle cx="{x:.3f}" cy="{y:.3f}" r=".06" stroke="#000" stroke-width=".02" fill="{fill}"/>'
+            for (x, y), fill in zip(places, fills, strict=True)
+        )
+
+    def facts(self, grid: Tensor) -> tuple[str, str]:
+        flat, bend = self.family.split(self.theta)
+        lines = matrix_text("its affine part", as_matrix(flat)[0])
+        x, y = self.theta.reshape(-1, 2)[self.point.value - 1].tolist()
+        hardest = int(bend[0].norm(dim=1).argmax()) + 1
+        energy = self.family.energy(self.theta).item()
+        at = f", most at point {hardest}" if energy > 0.005 else ""
+        lines += ["", f"point {self.point.value} looks at ({x:.2f}, {y:.2f}); bending energy {energy:.2f}{at}"]
+        return "\n".join(lines), self._trouble(grid[0])
+
+    def _trouble(self, grid: Tensor) -> str:
+        """Two control points in one place, or a sheet that folds over itself: neither can be undone."""
+        places = self.theta.reshape(-1, 2)
+        apart = torch.cdist(places, places) + 9 * torch.eye(len(places))
+        if apart.min() < 1e-3:
+            one, other = sorted(divmod(int(apart.argmin()), len(places)))
+            return f"No inverse: control points {one + 1} and {other + 1} look at the same place, so what lies between is lost."
+        right, down = grid[:-1, 1:] - grid[:-1, :-1], grid[1:, :-1] - grid[:-1, :-1]
+        turned = right[..., 0] * down[..., 1] - right[..., 1] * down[..., 0] < 0
+        share = 100 * turned.float().mean().item()
+        if share == 0:
+            return ""
+        return f"No inverse: the sheet folds over itself, {share:.0f} % of it is turned over, and parts are seen twice."
+
+
+class OutputExplorer(Explorer):
+    """How many pixels the target has, how large the window is, and what is seen outside the source. `theta` is (1, 2, 3).
+
+    pictures, presets and errors: see `Explorer`. Taught in notebook 03.
+    """
+
+    presets = {
+        "20 pixels": {"size": 20},
+        "oversample": {"size": 256, "scale": 0.25},
+        "zoom out": {"scale": 1.5},
+    }
+
+    def __init__(self, pictures=None, presets=None):
+        sliders = {
+            "size": number_slider("output size, pixels", SIDE, 4, 256, 1),
+            "scale": number_slider("window scale, × width", 1.0, 0.1, 2.0),
+            "angle": number_slider("angle, degrees", 0.0, -180.0, 180.0, 1.0),
+        }
+        self.padding = dropdown("padding", PADDINGS)
+        self.smooth = ipywidgets.Checkbox(
+            description="smooth the source first", style={"description_width": LABEL}, layout={"width": CONTROL}
+        )
+        pictures = {"rings": zone_plate, **default_pictures()} if pictures is None else pictures
+        super().__init__(sliders, pictures, presets)
+
+    def _build(self) -> None:
+        super()._build()
+        self._controls.children = [*self._controls.children, self.padding, self.smooth]
+        for control in (self.padding, self.smooth):
+            control.observe(self._draw, "value")
+
+    @property
+    def theta(self) -> Tensor:
+        """(1, 2, 3), target -> source."""
+        return affine(self.sliders["angle"].value, self.sliders["scale"].value, aspect=self._wide / self._high)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The target's (H, W), pixels; the longer side is what the slider says."""
+        side = self.sliders["size"].value
+        return max(1, round(side * self._high)), max(1, round(side * self._wide))
+
+    @property
+    def step(self) -> float:
+        """Source pixels from one sample to the next."""
+        return self.sliders["scale"].value * self.picture.shape[-1] / self.size[1]
+
+    def grid(self) -> Tensor:
+        return sampling_grid(self.theta, self.size)
+
+    def target(self, grid: Tensor) -> Tensor:
+        source = self.picture[None]
+        if self.smooth.value and self.step > 1:
+            # A mean over one step, centred, by as many source pixels as fit: what finer detail there was is gone before sampling.
+            source = box_blur(source, self.step)
+        return sample(source, grid, padding_mode=self.padding.value)[0]
+
+    def facts(self, grid: Tensor) -> tuple[str, str]:
+        high, wide = self.size
+        outside = 100 * (grid.abs() > 1).any(-1).float().mean().item()
+        lines = matrix_text("theta, target → source", as_matrix(self.theta)[0])
+        lines += [
+            "",
+            f"target {wide} × {high} pixels, samples {self.step:.2f} source pixels apart, {outside:.0f} % of them outside",
+        ]
+        if self.step <= 1.5 or self.smooth.value:
+            return "\n".join(lines), ""
+        return "\n".join(
+            lines
+        ), "Each sample reads the four pixels around it. What lies between two samples is never read: aliasing."
+
+
+def box_blur(images: Tensor, width: float) -> Tensor:
+    """Images (N, C, H, W) averaged over an odd window of about `width` pixels a side; the edge is repeated."""
+    half = max(1, round((width - 1) / 2))
+    return F.avg_pool2d(F.pad(images, [half] * 4, mode="replicate"), 2 * half + 1, stride=1)
