@@ -72,6 +72,24 @@ def png(fig: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def gif(frames: Sequence[Figure], milliseconds: int) -> bytes:
+    """Figures of one size as a looping animation, GIF bytes. milliseconds: how long each stands."""
+    import io
+
+    from PIL import Image
+
+    pictures = [Image.open(io.BytesIO(png(fig))).convert("RGB") for fig in frames]
+    # One palette for all frames, from the first, middle and last: a palette a frame would shimmer.
+    sheet = Image.new("RGB", (pictures[0].width, 3 * pictures[0].height))
+    for k, picture in enumerate((pictures[0], pictures[len(pictures) // 2], pictures[-1])):
+        sheet.paste(picture, (0, k * picture.height))
+    palette = sheet.quantize(colors=64)
+    pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+    buffer = io.BytesIO()
+    pictures[0].save(buffer, format="gif", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0, optimize=True)
+    return buffer.getvalue()
+
+
 def pixels(image: Tensor) -> np.ndarray:
     """One image (C, H, W) or (H, W), uint8 or in [0, 1], as matplotlib draws it: (H, W) or (H, W, 3)."""
     image = image.detach().cpu()
@@ -95,7 +113,8 @@ def draw_line(
     high, wide = size
     x, y = points.detach().cpu().unbind(-1)
     for_pixel = (lambda v, n: (v + 1) / 2 * (n - 1)) if align_corners else (lambda v, n: (v + 1) / 2 * n - 0.5)
-    ax.plot(for_pixel(x, wide), for_pixel(y, high), color=color, linewidth=width, clip_on=False)
+    (line,) = ax.plot(for_pixel(x, wide), for_pixel(y, high), color=color, linewidth=width, clip_on=False)
+    line.set_in_layout(False)  # a line that leaves the picture must not shift the page
     ax.set(xlim=(-0.2 * wide, 1.2 * wide - 0.5), ylim=(1.2 * high - 0.5, -0.2 * high))
 
 

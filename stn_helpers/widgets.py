@@ -403,7 +403,7 @@ class SplineExplorer(Explorer):
         turn = knots @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
         moves = {
             "bulge": -0.4 * knots * near[:, None].clamp(min=0) - 0.15 * knots,
-            "wave": torch.stack([torch.zeros_like(x), 0.25 * torch.sin(math.pi * x)], dim=1),
+            "arch": torch.stack([torch.zeros_like(x), 0.2 * torch.cos(math.pi * x)], dim=1),
             "twist": 0.5 * turn * (1 - 0.5 * knots.square().sum(1, keepdim=True)),
             "one corner": torch.where((knots == -1).all(1, keepdim=True), 0.5, 0.0) * torch.ones(2),
             "shear only": torch.stack([0.4 * y, torch.zeros_like(y)], dim=1),

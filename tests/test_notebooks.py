@@ -43,7 +43,13 @@ def test_no_output_is_an_error_or_a_warning(notebook):
 
 
 def test_no_widget_state_is_saved(notebook):
+    """A widget without its kernel is an error message; a reader who only opens the page gets a sentence in its place."""
     assert "widgets" not in notebook["metadata"]
+    for cell in code(notebook):
+        kinds = [kind for output in cell["outputs"] for kind in output.get("data", {})]
+        assert "application/vnd.jupyter.widget-view+json" not in kinds
+        if "Explorer(" in source(cell):
+            assert "sliders to play with" in json.dumps(cell["outputs"])
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
 
 
@@ -53,6 +59,8 @@ def test_code_cells_are_short_and_never_more_than_two_in_a_row(notebook):
     assert max(sizes) <= 40
     kinds = "".join(cell["cell_type"][0] for cell in notebook["cells"])
     assert "ccc" not in kinds
+    # What is wider than the page cannot be read when it is projected.
+    assert max(len(line) for cell in code(notebook) for line in source(cell).splitlines()) <= 105
 
 
 def test_it_is_a_lesson_and_not_a_book(notebook):

@@ -1,17 +1,26 @@
-"""Make the pictures in assets/ that the project draws itself: `make figures`. Needs CIFAR-10."""
+"""The pictures in assets/ that the project draws itself: `make figures`, or one by name, `python -m tools.figures NAME`."""
+
+import math
+import sys
 
 import torch
+import torch.nn.functional as F
 
 from stn_helpers.checkpoint import fill, load_weights, write_whole
 from stn_helpers.classifiers import build
-from stn_helpers.data import load
-from stn_helpers.grid import outline
-from stn_helpers.plots import before_after, png
+from stn_helpers.data import load, test_card
+from stn_helpers.grid import family_grid, outline, sampling_grid
+from stn_helpers.plots import before_after, draw, draw_grid, figure, gif, png
+from stn_helpers.sampler import sample
 from stn_helpers.studies import ASSETS
+from stn_helpers.theta import affine, control_points, family, invert, projective
+
+SPLINE = family("tps", 4)
+KNOTS = control_points(4)
 
 
-def cifar10_attended() -> None:
-    """Test images, where the shipped network looks in them, and what its classifier then sees."""
+def cifar10_attended() -> bytes:
+    """CIFAR-10 test images, where the shipped network looks in them, and what its classifier then sees. Needs CIFAR-10."""
     path = ASSETS / "checkpoints" / "cifar10_seed_stn.safetensors"
     net = build("seed").eval()
     fill(net, load_weights(path)[0], path)
@@ -20,9 +29,75 @@ def cifar10_attended() -> None:
     images = test.images[[int((test.labels == k).nonzero()[1]) for k in range(8)]].float() / 255
     with torch.no_grad():
         theta, seen = net.transformer.params(images), net.transformer(images)
-    fig = before_after(images, seen, outline(net.transformer.family, theta), align_corners=True)
-    write_whole(ASSETS / "cifar10_attended.png", png(fig))
+    return png(before_after(images, seen, outline(net.transformer.family, theta), align_corners=True))
 
+
+def transformations() -> bytes:
+    """One picture and one sampling grid under each kind of transformation: where theta looks, and what is seen."""
+    card = test_card(128)
+    bend = KNOTS + 0.16 * torch.stack([torch.sin(2.4 * KNOTS[:, 1] + 0.5), torch.sin(2.4 * KNOTS[:, 0])], dim=1)
+    kinds = {
+        "identity": affine(),
+        "translation": affine(shift=(0.35, -0.2)),
+        "scale": affine(scale=0.6),
+        "rotation": affine(angle=30.0),
+        "shear": affine(shear=0.5),
+        "projective": projective(torch.tensor([[-0.45, -0.8], [0.45, -0.8], [1.1, 0.9], [-1.1, 0.9]])),
+    }
+    grids = {name: sampling_grid(theta, (128, 128)) for name, theta in kinds.items()}
+    grids["thin plate spline"] = family_grid(SPLINE, bend.flatten()[None], (128, 128))
+    fig, axes = figure(2, len(grids), 1.4, 1.5)
+    for (above, below), (name, grid) in zip(axes.T, grids.items(), strict=True):
+        draw(above, card, name)
+        draw_grid(above, grid[0], (128, 128), lines=7)
+        draw(below, sample(card[None], grid)[0])
+    for ax, words in zip(axes[:, 0], ("theta looks here", "and this is seen"), strict=True):
+        ax.text(-0.08, 0.5, words, transform=ax.transAxes, ha="right", va="center", rotation=90)
+    return png(fig)
+
+
+def spline_inverse(params: torch.Tensor) -> torch.Tensor:
+    """The spline that undoes a spline, (1, P): through the places that `params` sends to the knots, found by fixed-point steps."""
+    places = KNOTS[None]
+    for _ in range(60):
+        places = places - 0.5 * (SPLINE.source(params, places[0]) - KNOTS)
+    return places.flatten(1)
+
+
+def affine_tps() -> bytes:
+    """Digits turned, affinely distorted and bent, with the grid that undoes it, and what is seen through that grid."""
+    digits = load("digits", train=False)
+    picks = [int((digits.labels == k).nonzero()[0]) for k in (2, 4, 5)]
+    images = F.interpolate(digits.images[picks].float() / 255, size=(112, 112), mode="bicubic", align_corners=False)
+    images = F.pad(images.clamp(0, 1), (24, 24, 24, 24))
+    wobble = torch.randn(16, 2, generator=torch.Generator().manual_seed(4)) * 0.14
+    size, frames = images.shape[-2:], []
+    for k in range(30):
+        swing = math.sin(2 * math.pi * k / 30)
+        matrices = [affine(angle=60 * swing), affine(angle=20 * swing, scale=(1 + 0.3 * swing, 1.0), shear=0.6 * swing)]
+        bend = (KNOTS + swing * wobble).flatten()[None]
+        there = [*(sampling_grid(theta, size) for theta in matrices), family_grid(SPLINE, bend, size)]
+        back = [*(sampling_grid(invert(theta), size) for theta in matrices), family_grid(SPLINE, spline_inverse(bend), size)]
+        bent = sample(images, torch.cat(there), padding_mode="zeros")
+        undone = sample(bent, torch.cat(back), padding_mode="zeros")
+        fig, axes = figure(2, 3, 1.5, 1.6)
+        for column, name in enumerate(("rotation", "affine", "thin plate spline")):
+            draw(axes[0, column], bent[column], name)
+            draw_grid(axes[0, column], back[column][0], size, lines=7)
+            draw(axes[1, column], undone[column])
+        for ax, words in zip(axes[:, 0], ("the digit moves,\ntheta follows", "and it stands still"), strict=True):
+            ax.text(-0.08, 0.5, words, transform=ax.transAxes, ha="right", va="center", rotation=90)
+        frames.append(fig)
+    return gif(frames, milliseconds=80)
+
+
+FIGURES = {
+    "Transformations.png": transformations,
+    "AffineTPS.gif": affine_tps,
+    "cifar10_attended.png": cifar10_attended,
+}
 
 if __name__ == "__main__":
-    cifar10_attended()
+    for name in sys.argv[1:] or FIGURES:
+        write_whole(ASSETS / name, FIGURES[name]())
+        print(f"assets/{name}")
