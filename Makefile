@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PY := $(BIN)/python
+COLAB := $(subst .venv,.venv-colab,$(BIN))/python
 
-.PHONY: lab test bench results figures notebooks badges clean
+.PHONY: lab test colab bench results figures notebooks badges clean
 
 # Served from here, not from notebooks/, so that the pictures in assets/ can be seen.
 lab: .venv/done            ## open JupyterLab on the series
@@ -14,6 +15,9 @@ test: .venv/done           ## ruff, unit tests, every notebook under strict nbva
 	$(PY) -m ruff format --check .
 	$(PY) -m pytest tests
 	STN_SMOKE=1 $(PY) -m pytest --nbval --nbval-cell-timeout=300 notebooks
+
+colab: .venv-colab/done    ## every notebook again, on the IPython, ipykernel and ipywidgets that Colab has
+	STN_SMOKE=1 $(COLAB) -m pytest --nbval --nbval-cell-timeout=300 .ci/test_colab.py notebooks
 
 bench: .venv/done          ## side-by-side timings -> assets/results/speed.json
 	$(PY) -m pytest benchmarks
@@ -31,9 +35,17 @@ badges: .venv/done         ## Colab badges for a fork: make badges REPO=owner/na
 	$(PY) -m tools.badges $(REPO)
 
 clean:                     ## remove the environment; data, runs and results stay
-	rm -rf .venv
+	rm -rf .venv .venv-colab
 
 .venv/done: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[lab,test]"
 	$(PY) -c "open('.venv/done', 'w')"
+
+# Only the pins in .ci/colab.txt are installed here. For all else, torch's 5 GB and this checkout first, a .pth file points into .venv:
+# what is installed here hides its newer twin there, and pip leaves alone what is not under its own prefix.
+.venv-colab/done: .venv/done .ci/colab.txt
+	$(PY) -m venv --clear --without-pip .venv-colab
+	$(PY) -c "import os; from sysconfig import get_path as at; print(at('purelib'), os.getcwd(), sep='\n', file=open(at('purelib', vars={'base': '.venv-colab'}) + '/venv.pth', 'w'))"
+	$(COLAB) -m pip install --quiet --disable-pip-version-check -r .ci/colab.txt
+	$(COLAB) -c "open('.venv-colab/done', 'w')"

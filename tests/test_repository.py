@@ -55,6 +55,19 @@ def test_ci_and_readers_run_the_same_command():
     assert PROJECT["requires-python"].removeprefix(">=") in workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
 
 
+def test_the_colab_leg_runs_every_notebook_on_exact_pins():
+    """Which versions its kernel truly has is checked where it runs, in .ci/test_colab.py."""
+    lines = (ROOT / ".ci/colab.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert pins.keys() == {"ipython", "ipykernel", "ipywidgets"}
+    legs = re.findall(r"(?m)^\tSTN_SMOKE=1 (.* notebooks)$", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    test, colab = sorted(legs, key=len)
+    assert colab == test.replace("$(PY)", "$(COLAB)").replace(" notebooks", " .ci/test_colab.py notebooks")
+    jobs = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8"))["jobs"]
+    assert any(step.get("run", "").startswith("make colab") for step in jobs["colab"]["steps"])
+    assert "make colab" in (ROOT / ".ci/run").read_text(encoding="utf-8")
+
+
 def test_every_badge_points_at_the_repository_in_pyproject():
     repo = badges.repository()
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
