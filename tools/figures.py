@@ -15,6 +15,8 @@ from stn_helpers.sampler import sample
 from stn_helpers.studies import ASSETS
 from stn_helpers.theta import affine, control_points, family, invert, projective
 
+from .diagram import spatial_transformer
+
 SPLINE = family("tps", 4)
 KNOTS = control_points(4)
 
@@ -94,6 +96,7 @@ def affine_tps() -> bytes:
 FIGURES = {
     "Transformations.png": transformations,
     "AffineTPS.gif": affine_tps,
+    "spatial_transformer.png": lambda: png(spatial_transformer()),
     "cifar10_attended.png": cifar10_attended,
 }
 
