@@ -16,6 +16,7 @@ from stn_helpers.studies import ASSETS
 from stn_helpers.theta import affine, control_points, family, invert, projective
 
 from .diagram import spatial_transformer
+from .gradients import theta_gradient
 
 SPLINE = family("tps", 4)
 KNOTS = control_points(4)
@@ -97,6 +98,7 @@ FIGURES = {
     "Transformations.png": transformations,
     "AffineTPS.gif": affine_tps,
     "spatial_transformer.png": lambda: png(spatial_transformer()),
+    "theta_gradient.png": lambda: png(theta_gradient()),
     "cifar10_attended.png": cifar10_attended,
 }
 
