@@ -5,7 +5,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from .transformer import Blind, Normalize, SpatialTransformer, seed_localization
+from .transformer import Blind, Normalize, SpatialTransformer, light_localization, seed_localization
 
 # Mean and standard deviation of the 50,000 CIFAR-10 training images, channel by channel, in [0, 1].
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -69,12 +69,55 @@ class SeedNet(nn.Module):
         return logits if self.extra is None else logits + self.extra(attended)
 
 
+def digit_classifier(width: int = 8, classes: int = 10) -> nn.Sequential:
+    """A small convolutional network for digits on a canvas of any size: (N, 1, H, W) -> logits. Taught in notebook 04."""
+    return nn.Sequential(
+        nn.Conv2d(1, width, kernel_size=5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(width, 2 * width, kernel_size=5),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(2 * width * 16, 32),
+        nn.ReLU(),
+        nn.Linear(32, classes),
+    )
+
+
+class DigitNet(nn.Module):
+    """A spatial transformer with a light localization network, then `digit_classifier`. images (N, 1, H, W) in [0, 1].
+
+    family: None for the matched twin without a transformer. width: channels of the classifier's first layer.
+    The classifier always sees 28 x 28 pixels through the transformer, and the whole canvas without it. Taught in notebook 04.
+    """
+
+    def __init__(self, family: str | None = "affine", width: int = 8):
+        super().__init__()
+        self.classifier = digit_classifier(width)  # first, so that twins start from the same classifier
+        self.transformer = nn.Identity()
+        if family is not None:
+            # The canvas is black, and digits are not normalised: zeros are paper.
+            self.transformer = SpatialTransformer(light_localization(1, 8), family, size=(28, 28), padding_mode="zeros")
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != 1:
+            raise ValueError(f"images have shape {tuple(images.shape)}; the digits' network expects (N, 1, H, W)")
+        return self.classifier(self.transformer(images))
+
+
 MODELS = {
     "seed": lambda **options: SeedNet("learned", **options),
     "seed-plain": lambda **options: SeedNet(None, **options),
     "seed-fixed": lambda **options: SeedNet("fixed", **options),
     "seed-frozen": lambda **options: SeedNet("frozen", **options),
     "seed-no-warp": lambda **options: SeedNet("no-warp", **options),
+    # These have no dropout, whatever the recipe says.
+    "digit": lambda **_: DigitNet("affine"),
+    "digit-plain": lambda **_: DigitNet(None),
+    "digit-wide": lambda **_: DigitNet(None, width=14),
+    "digit-rotation": lambda **_: DigitNet("rotation"),
+    "digit-attention": lambda **_: DigitNet("attention"),
 }
 
 

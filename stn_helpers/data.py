@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -238,10 +238,12 @@ def batches(
     generator: torch.Generator | None = None,
     flips: bool = False,
     crop_pixels: int = 0,
+    distort: Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(images float32 in [0, 1], labels), batch by batch, made on the device where the data lives.
 
     generator: shuffles and augments, dropping the last incomplete batch; None goes through in order, to the end.
+    distort: a `Distortion`, new for every batch.
     """
     count = len(data)
     if generator is None:
@@ -252,4 +254,5 @@ def batches(
     for index in order[: count - count % batch_size].split(batch_size):
         images = data.images[index]
         images = flip(images, generator) if flips else images
-        yield as_float(crop(images, crop_pixels, generator)), data.labels[index]
+        images = crop(images, crop_pixels, generator)
+        yield as_float(distort(images, generator)[0] if distort else images), data.labels[index]

@@ -4,7 +4,8 @@ import json
 import platform
 import statistics
 import subprocess
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from hashlib import sha256
 from pathlib import Path
@@ -12,9 +13,11 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
+from . import straighten
 from .checkpoint import save_weights, write_whole
 from .classifiers import build
 from .data import Images, batches, load
+from .distortions import distorted
 from .theta import decompose
 from .training import RECIPES, Recipe, evaluate, fit, pick_device, pick_precision
 from .transformer import SpatialTransformer
@@ -24,20 +27,25 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of a comparison: a network and the recipe that trains it."""
+    """One row of a comparison: a network, the recipe that trains it, and the distortion under which it is tested."""
 
     model: str
     recipe: str
+    test: str = "upright"
 
 
 @dataclass(frozen=True)
 class Study:
-    """Arms that differ in one thing each, on the same data and seeds. ship: {arm: file} of weights that are published."""
+    """Arms that differ in one thing each, on the same data and seeds.
+
+    ship: {arm: file} of weights that are published. measure(model, train, test, distortion, seed): more for a row, a dict.
+    """
 
     name: str
     data: str
     arms: dict[str, Arm]
-    ship: dict[str, str]
+    ship: dict[str, str] = field(default_factory=dict)
+    measure: Callable[..., dict] | None = None
 
 
 STUDIES = {
@@ -54,7 +62,23 @@ STUDIES = {
             "seed's recipe, without ST": Arm("seed-plain", "seed"),
         },
         ship={"with ST": "cifar10_seed_stn", "without ST": "cifar10_seed_plain"},
-    )
+    ),
+    "straighten": Study(
+        name="straighten",
+        data="digits",
+        arms={
+            "with ST": Arm("digit", "digits", "turned"),
+            "without ST": Arm("digit-plain", "digits", "turned"),
+            "wider, without ST": Arm("digit-wide", "digits", "turned"),
+            "with ST that only turns": Arm("digit-rotation", "digits", "turned"),
+            "trained upright, with ST": Arm("digit", "digits-upright", "turned"),
+            "trained upright, without ST": Arm("digit-plain", "digits-upright", "turned"),
+            "cluttered, with ST": Arm("digit-attention", "digits-cluttered", "cluttered"),
+            "cluttered, without ST": Arm("digit-plain", "digits-cluttered", "cluttered"),
+            "cluttered, wider, without ST": Arm("digit-wide", "digits-cluttered", "cluttered"),
+        },
+        measure=straighten.measure,
+    ),
 }
 
 
@@ -125,15 +149,16 @@ def _add(path: Path, study: Study, row: dict, shipped: dict) -> dict:
 
 
 def _find(results: dict, arm: str, seed: int, recipe: Recipe, precision: str) -> bool:
-    wanted = (arm, seed, asdict(recipe), precision)
-    return any((row["arm"], row["seed"], row["recipe"], row["precision"]) == wanted for row in results["runs"])
+    wanted = (arm, seed, recipe, precision)
+    return any((row["arm"], row["seed"], Recipe(**row["recipe"]), row["precision"]) == wanted for row in results["runs"])
 
 
 def _run(study, arm, recipe, seed, train: Images, test: Images, device, precision, folder: Path, progress: bool):
     """One run, from nothing or from its checkpoint: (its row in the results, the trained model)."""
-    name = study.arms[arm].model
+    name, distortion = study.arms[arm].model, study.arms[arm].test
     model = build(name, seed, conv_dropout=recipe.conv_dropout, dropout=recipe.dropout)
-    history = fit(model, train, test, recipe, seed, device, precision, folder, progress=progress, name=name)
+    bent, _ = distorted(test, distortion)
+    history = fit(model, train, bent, recipe, seed, device, precision, folder, progress=progress, name=name)
     row = {
         "arm": arm,
         "seed": seed,
@@ -148,7 +173,11 @@ def _run(study, arm, recipe, seed, train: Images, test: Images, device, precisio
         "history": [{key: round(value, 4) for key, value in row.items()} for row in history],
     }
     if isinstance(model.transformer, SpatialTransformer):
-        row["theta"] = pose_spread(model, test)  # does it look at every picture in its own way?
+        row["theta"] = pose_spread(model, bent)  # does it look at every picture in its own way?
+    if distortion != "upright":
+        row["tests"] = {distortion: row["test_accuracy"], "upright": evaluate(model, test)["accuracy"]}
+    if study.measure:
+        row.update(study.measure(model, train, test, distortion, seed))
     return row, model
 
 

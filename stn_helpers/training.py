@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,13 +13,17 @@ from torch import Tensor, nn
 
 from .checkpoint import clear_orphans, fill, load_checkpoint, save_checkpoint
 from .data import Images, batches
+from .distortions import distortion
 from .theta import NotFiniteError
 from .transformer import SpatialTransformer
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained. Rates are per step; localization is the share of lr that the localization network gets."""
+    """How a network is trained. Rates are per step; localization is the share of lr that the localization network gets.
+
+    optimizer: sgd or adamw. distortion: a name from `distortions.DISTORTIONS`, new for every batch.
+    """
 
     epochs: int = 20
     batch_size: int = 64
@@ -32,6 +36,8 @@ class Recipe:
     crop_pixels: int = 0
     conv_dropout: float = 0.5
     dropout: float = 0.5
+    optimizer: str = "sgd"
+    distortion: str = "upright"
 
 
 RECIPES = {
@@ -48,7 +54,20 @@ RECIPES = {
         conv_dropout=0.0,
         dropout=0.0,
     ),
+    # Small digits, turned anew in every batch.
+    "digits": Recipe(
+        epochs=40,
+        lr=3e-3,
+        weight_decay=1e-4,
+        one_cycle=True,
+        conv_dropout=0.0,
+        dropout=0.0,
+        optimizer="adamw",
+        distortion="turned",
+    ),
 }
+RECIPES["digits-upright"] = replace(RECIPES["digits"], distortion="upright")
+RECIPES["digits-cluttered"] = replace(RECIPES["digits"], distortion="cluttered")
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -94,9 +113,14 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, steps: int):
-    """(optimizer, schedule) of a recipe: SGD, constant or one-cycle over `steps` steps."""
+    """(optimizer, schedule) of a recipe: SGD or AdamW, constant or one-cycle over `steps` steps."""
     groups = parameter_groups(model, recipe)
-    optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+    if recipe.optimizer == "sgd":
+        optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+    elif recipe.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
+    else:
+        raise ValueError(f"optimizer is {recipe.optimizer!r}; expected sgd or adamw")
     if not recipe.one_cycle:
         return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=1)
     rates = [group["lr"] for group in groups]
@@ -208,7 +232,9 @@ class Trainer:
         sums = Epoch.start(self.steps, self.device)
         shown = time.monotonic()
         self.model.train()
-        stream = batches(self.train, self.recipe.batch_size, self.generator, self.recipe.flips, self.recipe.crop_pixels)
+        recipe = self.recipe
+        distort = None if recipe.distortion == "upright" else distortion(recipe.distortion)
+        stream = batches(self.train, recipe.batch_size, self.generator, recipe.flips, recipe.crop_pixels, distort)
         with self.own_randomness(self.random):
             try:
                 for images, labels in stream:
@@ -240,8 +266,9 @@ class Trainer:
 
     def restore(self, state: dict, path) -> None:
         """Take up a state. Raises ValueError where it belongs to another architecture or recipe."""
-        if state["recipe"] != asdict(self.recipe):
-            changed = [name for name, value in asdict(self.recipe).items() if state["recipe"].get(name) != value]
+        then, now = asdict(Recipe(**state["recipe"])), asdict(self.recipe)
+        if then != now:
+            changed = [name for name in now if then[name] != now[name]]
             raise ValueError(f"{path} was trained with another recipe ({', '.join(changed)} differ); choose another --out")
         fill(self.model, state["model"], path)
         self.optimizer.load_state_dict(state["optimizer"])

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from stn_helpers.classifiers import CIFAR10_MEAN, CIFAR10_STD, MODELS, SeedNet, build, seed_classifier
 
+SEEDS, DIGITS = ([name for name in MODELS if name.startswith(kind)] for kind in ("seed", "digit"))
 every_model = pytest.mark.parametrize("name", MODELS)
 TWINS = ["seed-plain", "seed-frozen", "seed-no-warp"]
 
@@ -115,7 +116,7 @@ def test_the_classifiers_shapes_are_the_tutorials():
 
 @every_model
 def test_every_network_gives_ten_finite_logits_an_image(name):
-    logits = build(name)(images())
+    logits = build(name)(images() if name in SEEDS else images()[:, :1])
     assert logits.shape == (4, 10) and logits.isfinite().all()
 
 
@@ -194,8 +195,22 @@ def test_an_unknown_kind_of_transformer_is_refused():
         SeedNet("thawed")
 
 
-@every_model
-@pytest.mark.parametrize("shape", [(2, 1, 32, 32), (2, 3, 28, 28), (3, 32, 32), (2, 32, 32, 3)])
+@pytest.mark.parametrize("side", [28, 48])
+@pytest.mark.parametrize("name", DIGITS)
+def test_a_canvas_of_any_size_goes_through_the_digits_networks(name, side):
+    assert build(name)(torch.rand(2, 1, side, side)).shape == (2, 10)
+
+
+def test_the_wider_twin_has_as_many_parameters_as_the_transformer_adds():
+    with_st, plain, wide = (size(build(name)) for name in ("digit", "digit-plain", "digit-wide"))
+    assert plain < with_st <= wide < 1.05 * with_st
+
+
+REFUSED = [(name, shape) for name in SEEDS for shape in [(2, 1, 32, 32), (2, 3, 28, 28), (3, 32, 32), (2, 32, 32, 3)]]
+REFUSED += [(name, shape) for name in DIGITS for shape in [(2, 3, 28, 28), (1, 28, 28), (2, 28, 28, 1)]]
+
+
+@pytest.mark.parametrize(("name", "shape"), REFUSED)
 def test_images_of_another_shape_are_refused(name, shape):
     with pytest.raises(ValueError) as error:
         build(name)(torch.zeros(shape))

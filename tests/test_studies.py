@@ -205,9 +205,11 @@ def test_an_unknown_study_or_arm_is_refused_with_the_known_ones(tmp_path):
 
 
 def test_twins_start_from_the_same_classifier():
-    starts = [build(name, 4).classifier.state_dict() for name in MODELS]
-    for other in starts[1:]:
-        assert all(torch.equal(starts[0][name], other[name]) for name in starts[0])
+    for kind in ("seed", "digit"):
+        names = [name for name in MODELS if name.startswith(kind) and name != "digit-wide"]
+        starts = [build(name, 4).classifier.state_dict() for name in names]
+        for other in starts[1:]:
+            assert all(torch.equal(starts[0][name], other[name]) for name in starts[0])
 
 
 def test_confusion_counts_truth_in_rows_and_guesses_in_columns():

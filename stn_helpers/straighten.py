@@ -1,0 +1,82 @@
+"""What notebook 04 measures in a trained network: how well it straightens, and what is lost by straightening."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .classifiers import digit_classifier
+from .data import Images, as_float
+from .distortions import distorted
+from .poses import blur, overlap, undone
+from .theta import decompose
+from .transformer import SpatialTransformer
+
+
+class LeanReader(nn.Module):
+    """Says whether a digit leans left or right: (N, 1, H, W) -> 2 logits, through a transformer that is not trained here.
+
+    transformer: None to read the image as it is. feed: hand theta on to the last layer. Taught in notebook 04.
+    """
+
+    def __init__(self, transformer: SpatialTransformer | None, feed: bool):
+        super().__init__()
+        self.trunk = digit_classifier(classes=32)
+        self.head = nn.Linear(32 + (transformer.family.count if feed else 0), 2)
+        self.eye, self.feed = [transformer], feed  # in a list, so that its weights are not counted as ours
+
+    def forward(self, images: Tensor) -> Tensor:
+        transformer = self.eye[0]
+        if transformer is None:
+            return self.head(self.trunk(images).relu())
+        with torch.no_grad():
+            theta, seen = transformer.params(images), transformer(images)
+        features = self.trunk(seen).relu()
+        return self.head(torch.cat([features, theta], dim=1) if self.feed else features)
+
+
+def read_lean(
+    transformer: SpatialTransformer | None, feed: bool, train: Images, test: Images, seed: int, epochs: int = 15
+) -> float:
+    """Train a `LeanReader` on turned digits and test it: accuracy in percent. 50 is guessing. Taught in notebook 04."""
+    (seen, poses), (unseen, asked) = distorted(train, "turned", seed), distorted(test, "turned")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        reader = LeanReader(transformer, feed).to(seen.images.device)
+    optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3)
+    generator = torch.Generator(seen.images.device).manual_seed(seed)
+    leans = (decompose(poses).angle > 0).long()
+    for _ in range(epochs):
+        for index in torch.randperm(len(seen), generator=generator, device=leans.device).split(64):
+            loss = F.cross_entropy(reader(as_float(seen.images[index])), leans[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    with torch.inference_mode():
+        guesses = reader(as_float(unseen.images)).argmax(1)
+    return 100 * (guesses == (decompose(asked).angle > 0)).float().mean().item()
+
+
+def measure(model: nn.Module, train: Images, test: Images, name: str, seed: int) -> dict:
+    """What the transformer of a trained network does to a test set under a distortion, for a row of results.
+
+    train, test: upright. "undone": see `poses.undone`. "blur": of the class means, before and after. "overlap": the mean
+    intersection over union with the true window, and the percentage above one half. "lean": `read_lean` in three ways.
+    {} for a network without a transformer.
+    """
+    if not isinstance(model.transformer, SpatialTransformer):
+        return {}
+    model.eval()
+    bent, poses = distorted(test, name)
+    images = as_float(bent.images)
+    with torch.inference_mode():
+        theta = model.transformer.family.matrix(model.transformer.params(images))
+        seen = model.transformer(images)
+    if name == "cluttered":
+        shares = overlap(theta, poses)
+        return {"overlap": {"mean": shares.mean().item(), "above_half": 100 * (shares > 0.5).float().mean().item()}}
+    readers = {"as it is": (None, False), "straightened": (model.transformer, False), "and theta": (model.transformer, True)}
+    return {
+        "undone": undone(theta, poses),
+        "blur": {"before": blur(images, bent.labels), "after": blur(seen, bent.labels)},
+        "lean": {way: read_lean(*reader, train, test, seed) for way, reader in readers.items()},
+    }
