@@ -16,12 +16,14 @@ PATCH = 6  # pixels a side of a piece of clutter: the paper's 6 x 6
 class Distortion:
     """Each image at a random angle, size and place on a black canvas, among pieces of other images.
 
-    degrees: angles are uniform in +-degrees. scale: sizes are uniform in (low, high), 1 is the image's own size.
+    degrees: images are turned by `middle` +- `degrees`, uniformly; positive is clockwise on screen.
+    scale: sizes are uniform in (low, high), 1 is the image's own size.
     canvas: pixels a side, None for the image's own. The place is uniform where the image, before it is turned, fits in.
     clutter: how many 6 x 6 pieces of other images of the batch lie about. Paper: appendix A.4. Taught in notebook 04.
     """
 
     degrees: float = 0.0
+    middle: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
     canvas: int | None = None
     clutter: int = 0
@@ -37,7 +39,7 @@ class Distortion:
         def uniform(low: float, high: float, *shape: int) -> Tensor:
             return low + (high - low) * torch.rand(count, *shape, generator=generator, device=where)
 
-        angle, size = uniform(-self.degrees, self.degrees), uniform(*self.scale) * side / canvas
+        angle, size = uniform(self.middle - self.degrees, self.middle + self.degrees), uniform(*self.scale) * side / canvas
         shift = uniform(-1, 1, 2) * (1 - size).clamp(min=0)[:, None]
         pose = affine(angle, size, shift=tuple(shift.unbind(1)))
         placed = warp(images.float(), invert(pose), size=(canvas, canvas), padding_mode="zeros")
@@ -68,6 +70,7 @@ class Distortion:
 DISTORTIONS = {
     "upright": Distortion(),
     "turned": Distortion(degrees=60),
+    "turned one way": Distortion(degrees=60, middle=60),
     "cluttered": Distortion(scale=(0.7, 1.2), canvas=48, clutter=4),
 }
 

@@ -74,9 +74,8 @@ def measure(model: nn.Module, train: Images, test: Images, name: str, seed: int)
     if name == "cluttered":
         shares = overlap(theta, poses)
         return {"overlap": {"mean": shares.mean().item(), "above_half": 100 * (shares > 0.5).float().mean().item()}}
+    found = {"undone": undone(theta, poses), "blur": {"before": blur(images, bent.labels), "after": blur(seen, bent.labels)}}
+    if name != "turned":
+        return found
     readers = {"as it is": (None, False), "straightened": (model.transformer, False), "and theta": (model.transformer, True)}
-    return {
-        "undone": undone(theta, poses),
-        "blur": {"before": blur(images, bent.labels), "after": blur(seen, bent.labels)},
-        "lean": {way: read_lean(*reader, train, test, seed) for way, reader in readers.items()},
-    }
+    return {**found, "lean": {way: read_lean(*reader, train, test, seed) for way, reader in readers.items()}}

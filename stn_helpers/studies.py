@@ -71,12 +71,14 @@ STUDIES = {
             "without ST": Arm("digit-plain", "digits", "turned"),
             "wider, without ST": Arm("digit-wide", "digits", "turned"),
             "with ST that only turns": Arm("digit-rotation", "digits", "turned"),
+            "turned one way, with ST": Arm("digit", "digits-one-way", "turned one way"),
             "trained upright, with ST": Arm("digit", "digits-upright", "turned"),
             "trained upright, without ST": Arm("digit-plain", "digits-upright", "turned"),
             "cluttered, with ST": Arm("digit-attention", "digits-cluttered", "cluttered"),
             "cluttered, without ST": Arm("digit-plain", "digits-cluttered", "cluttered"),
             "cluttered, wider, without ST": Arm("digit-wide", "digits-cluttered", "cluttered"),
         },
+        ship={"with ST": "straighten_turned", "cluttered, with ST": "straighten_cluttered"},
         measure=straighten.measure,
     ),
 }
@@ -206,8 +208,9 @@ def _ship(study: Study, arm: str, recipe: Recipe, model, test: Images, row: dict
     file = assets / "checkpoints" / f"{study.ship[arm]}.safetensors"
     options = {"conv_dropout": recipe.conv_dropout, "dropout": recipe.dropout}
     digest = save_weights(file, model, {"model": row["model"], "options": options, "data": study.data, "seed": row["seed"]})
-    about = {"arm": arm, "seed": row["seed"], "sha256": digest, "confusion": confusion(model, test).tolist()}
-    return {study.ship[arm]: {**about, "test_accuracy": evaluate(model, test)["accuracy"]}}
+    bent, _ = distorted(test, study.arms[arm].test)
+    about = {"arm": arm, "seed": row["seed"], "sha256": digest, "confusion": confusion(model, bent).tolist()}
+    return {study.ship[arm]: {**about, "test_accuracy": evaluate(model, bent)["accuracy"]}}
 
 
 @torch.inference_mode()

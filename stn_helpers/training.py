@@ -67,6 +67,7 @@ RECIPES = {
     ),
 }
 RECIPES["digits-upright"] = replace(RECIPES["digits"], distortion="upright")
+RECIPES["digits-one-way"] = replace(RECIPES["digits"], distortion="turned one way")
 RECIPES["digits-cluttered"] = replace(RECIPES["digits"], distortion="cluttered")
 
 
