@@ -5,15 +5,18 @@ import sys
 
 import torch
 import torch.nn.functional as F
+from torchvision.utils import make_grid
 
 from stn_helpers.checkpoint import fill, load_weights, write_whole
 from stn_helpers.classifiers import build
-from stn_helpers.data import load, test_card
+from stn_helpers.data import as_float, load, test_card
+from stn_helpers.distortions import distorted
 from stn_helpers.grid import family_grid, outline, sampling_grid
 from stn_helpers.plots import before_after, draw, draw_grid, figure, gif, png
 from stn_helpers.sampler import sample
 from stn_helpers.studies import ASSETS
 from stn_helpers.theta import affine, control_points, family, invert, projective
+from stn_helpers.training import fit
 
 from .diagram import spatial_transformer
 from .gradients import theta_gradient
@@ -94,11 +97,36 @@ def affine_tps() -> bytes:
     return gif(frames, milliseconds=80)
 
 
+def straighten() -> bytes:
+    """The same sixteen test digits after every epoch: as they are, and as the network sees them. Trained here, seed 0."""
+    turned, _ = distorted(load("digits", train=False), "turned")
+    net, sixteen = build("digit"), as_float(turned.images[:16])
+    seen = [sixteen]  # before the first step the transformer changes nothing
+
+    def look(history: list[dict]) -> None:
+        with torch.no_grad():
+            seen.append(net.eval().transformer(sixteen))
+
+    history = fit(net, load("digits", train=True), turned, "digits", progress=False, after_epoch=look)
+    frames = []
+    for epoch, after in enumerate(seen):
+        right = f" ({history[epoch - 1]['test_accuracy']:.0f} % right)" if epoch else ""
+        fig, axes = figure(2, 1, 5.4, 1.75)
+        draw(axes[0, 0], make_grid(sixteen, nrow=8, pad_value=1), "digits, as they are")
+        draw(axes[1, 0], make_grid(after, nrow=8, pad_value=1), f"as the network sees them, epoch {epoch}{right}")
+        for ax in axes[:, 0]:
+            ax.set_title(ax.get_title(), loc="left")
+            ax.set_title("")
+        frames.append(fig)
+    return gif([frames[0]] * 4 + frames + [frames[-1]] * 8, milliseconds=200)
+
+
 FIGURES = {
     "Transformations.png": transformations,
     "AffineTPS.gif": affine_tps,
     "spatial_transformer.png": lambda: png(spatial_transformer()),
     "theta_gradient.png": lambda: png(theta_gradient()),
+    "straighten.gif": straighten,
     "cifar10_attended.png": cifar10_attended,
 }
 
