@@ -546,3 +546,22 @@ def box_blur(images: Tensor, width: float) -> Tensor:
     """Images (N, C, H, W) averaged over an odd window of about `width` pixels a side; the edge is repeated."""
     half = max(1, round((width - 1) / 2))
     return F.avg_pool2d(F.pad(images, [half] * 4, mode="replicate"), 2 * half + 1, stride=1)
+
+
+class Frames(ipywidgets.VBox):
+    """A slider over pictures that were made before: epochs of a training, steps of a descent.
+
+    pictures: PNG bytes, all of one size, as `plots.png` gives them. label: what the slider counts, from 0.
+    Raises ValueError where there are none. Taught in notebook 04.
+    """
+
+    def __init__(self, pictures: list[bytes], label: str):
+        if not pictures:
+            raise ValueError("pictures is empty; expected at least one PNG")
+        self.slider = ipywidgets.IntSlider(value=0, min=0, max=len(pictures) - 1, description=label)
+        self.image = ipywidgets.Image(value=pictures[0], format="png")
+        self.image.layout.width, self.image.layout.height = (f"{side}px" for side in Image.open(io.BytesIO(pictures[0])).size)
+        self.slider.observe(lambda change: setattr(self.image, "value", pictures[change["new"]]), "value")
+        super().__init__([self.slider, self.image])
+
+    __repr__ = Explorer.__repr__
