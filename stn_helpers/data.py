@@ -75,6 +75,8 @@ def load(name: str, train: bool, root: Path | str | None = None, stand_in: bool 
 
 def available(name: str, root: Path | str | None = None) -> bool:
     """Whether the unpacked files of cifar10 or mnist are under `root` (default `data_root()`); digits always are."""
+    if name not in DATASETS:
+        raise ValueError(f"data is {name!r}; expected one of {', '.join(DATASETS)}")
     root = Path(root) if root is not None else data_root()
     return name == "digits" or all((root / file).is_file() for file in _files(name))
 

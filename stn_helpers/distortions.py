@@ -19,7 +19,8 @@ class Distortion:
     degrees: images are turned by `middle` +- `degrees`, uniformly; positive is clockwise on screen.
     scale: sizes are uniform in (low, high), 1 is the image's own size.
     canvas: pixels a side, None for the image's own. The place is uniform where the image, before it is turned, fits in.
-    clutter: how many 6 x 6 pieces of other images of the batch lie about. Paper: appendix A.4. Taught in notebook 04.
+    clutter: how many 6 x 6 pieces of other images of the batch lie about; a batch of one has only itself.
+    Paper: appendix A.4. Taught in notebook 04.
     """
 
     degrees: float = 0.0

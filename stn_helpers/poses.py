@@ -23,16 +23,18 @@ def undone(theta: Tensor, pose: Tensor) -> dict[str, float]:
 
     A network is free to settle on any pose, upright or not, as long as it is the same for all: `settled` is the mean angle
     left over, `residual` the mean absolute deviation from it, `before` the same without a transformer, `correlation` that of
-    the angle said with the angle to be undone. Taught in notebook 04.
+    the angle said with the angle to be undone, 0 where one of them never changes. Taught in notebook 04.
     """
     said, wanted = decompose(theta).angle, decompose(pose).angle
     left = wrap(said - wanted)
     settled = mean_angle(left)
+    # From their own means: an angle that passes 180 must not come back at -180.
+    both = torch.stack([wrap(angle - mean_angle(angle)) for angle in (said, wanted)])
     return {
         "settled": settled.item(),
         "residual": wrap(left - settled).abs().mean().item(),
         "before": wrap(wanted - mean_angle(wanted)).abs().mean().item(),
-        "correlation": torch.corrcoef(torch.stack([said, wanted]))[0, 1].item(),
+        "correlation": torch.corrcoef(both)[0, 1].nan_to_num().item(),
     }
 
 

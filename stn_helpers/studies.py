@@ -119,8 +119,8 @@ def run_study(
             kind = str(pick_precision(precision, where)).removeprefix("torch.")
             if _find(results, arm, seed, recipe, kind):
                 continue
-            # A changed recipe or precision is another run, with a folder of its own.
-            label = sha256(json.dumps([asdict(recipe), kind]).encode()).hexdigest()[:8]
+            # A changed recipe, test or precision is another run, with a folder of its own.
+            label = sha256(json.dumps([asdict(recipe), study.arms[arm].test, kind]).encode()).hexdigest()[:8]
             folder = runs / f"{study.name}-{study.arms[arm].model}-{label}-{seed}"
             ships = seed == 0 and arm in study.ship and not epochs
             row, model = _run(study, arm, recipe, seed, train, test, where, precision, folder, progress)
@@ -247,7 +247,7 @@ def summarise(runs: list[dict]) -> list[dict]:
     """One row per arm, recipe and precision: mean and standard deviation of the last epoch's test accuracy over the seeds."""
     groups: dict[str, list[dict]] = {}
     for row in runs:
-        groups.setdefault(json.dumps([row["arm"], row["recipe"], row["precision"]]), []).append(row)
+        groups.setdefault(json.dumps([row["arm"], asdict(Recipe(**row["recipe"])), row["precision"]]), []).append(row)
     return [
         {
             "arm": rows[0]["arm"],

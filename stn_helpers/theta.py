@@ -6,6 +6,7 @@ theta maps target to source, in normalised coordinates: x and y run from -1 to 1
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -318,9 +319,9 @@ class ThinPlateSpline(Family):
         A place looks at: affine part + sum over the knots of bend * U(distance). Taught in notebook 01.
         """
         params = self.check(params).double().cpu()
-        knots = control_points(math.isqrt(self.count // 2)).double()
+        knots, inverse, _ = self._solved(math.isqrt(self.count // 2))
         places = params.reshape(len(params), -1, 2)
-        coefficients = torch.linalg.inv(self._system(knots))[:, : len(knots)] @ places
+        coefficients = inverse @ places
         constant, slopes = coefficients[:, len(knots)], coefficients[:, len(knots) + 1 :]
         return torch.cat([slopes.mT, constant[..., None]], dim=-1), coefficients[:, : len(knots)]
 
@@ -329,10 +330,17 @@ class ThinPlateSpline(Family):
 
         0 for every affine theta. Bookstein 1989; 16 pi belongs to U = r^2 log r^2. Taught in notebook 01.
         """
-        knots = control_points(math.isqrt(self.count // 2)).double()
-        kernel = self._basis(knots, knots)[:, : len(knots)]
+        kernel = self._solved(math.isqrt(self.count // 2))[2]
         bend = self.split(params)[1]
         return 16 * math.pi * (bend * (kernel @ bend)).sum((1, 2))
+
+    @classmethod
+    @lru_cache(maxsize=16)
+    def _solved(cls, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(knots, what takes their places to the coefficients, U between knots), solved once a K."""
+        with torch.inference_mode(False), torch.no_grad():  # they outlive this call
+            knots = control_points(k).double()
+            return knots, torch.linalg.inv(cls._system(knots))[:, : len(knots)], cls._basis(knots, knots)[:, : len(knots)]
 
     @staticmethod
     def _basis(points: Tensor, knots: Tensor) -> Tensor:

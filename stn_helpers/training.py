@@ -190,6 +190,7 @@ class Trainer:
         self.steps = len(train) // recipe.batch_size
         if self.steps == 0:
             raise ValueError(f"{len(train)} images do not fill one batch of {recipe.batch_size}; use a smaller batch_size")
+        self.distort = None if recipe.distortion == "upright" else distortion(recipe.distortion)
         self.optimizer, self.schedule = make_optimizer(model, recipe, recipe.epochs * self.steps)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.history: list[dict] = []
@@ -234,8 +235,7 @@ class Trainer:
         shown = time.monotonic()
         self.model.train()
         recipe = self.recipe
-        distort = None if recipe.distortion == "upright" else distortion(recipe.distortion)
-        stream = batches(self.train, recipe.batch_size, self.generator, recipe.flips, recipe.crop_pixels, distort)
+        stream = batches(self.train, recipe.batch_size, self.generator, recipe.flips, recipe.crop_pixels, self.distort)
         with self.own_randomness(self.random):
             try:
                 for images, labels in stream:

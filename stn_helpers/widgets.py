@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import lru_cache
 from html import escape
 
 import ipywidgets
@@ -18,21 +19,22 @@ from torch import Tensor
 
 from .data import available, load, test_card
 from .grid import family_grid, sampling_grid
-from .plots import BLUE, RED, YELLOW, grid_lines, pixels
+from .plots import BLUE, RED, YELLOW
 from .sampler import PADDINGS, sample
 from .theta import affine, as_matrix, control_points, decompose, family, invert
 
 SIDE = 128  # pixels of the target
 ROOM = 1.5  # the source is drawn with room around it, from -ROOM to ROOM
-SCREEN = 160  # pixels on the page for the target; the source is drawn as large
-LABEL, CONTROL = "195px", "400px"  # widths on the page
+SCREEN = 144  # pixels on the page for the target; the source is drawn as large
+LABEL, CONTROL = "170px", "372px"  # widths on the page
 
 
 def jpeg(image: Tensor) -> bytes:
     """One image (C, H, W) in [0, 1] as JPEG bytes; at 128 pixels some 5 kB, where a PNG of a photograph has 40."""
     buffer = io.BytesIO()
-    whole = (image.clamp(0, 1) * 255).round().to(torch.uint8)
-    Image.fromarray(pixels(whole)).save(buffer, format="jpeg", quality=88, subsampling=0)
+    whole = image.mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
+    whole = whole[0] if len(whole) == 1 else whole.permute(1, 2, 0).contiguous()  # three times as fast as leaving it to PIL
+    Image.fromarray(whole.numpy()).save(buffer, format="jpeg", quality=88, subsampling=0)
     return buffer.getvalue()
 
 
@@ -122,6 +124,8 @@ class Explorer(ipywidgets.VBox):
         self.presets = {**self.presets} if presets is None else presets
         for label, values in self.presets.items():
             self._check(values, f"preset {label!r}")
+        if pictures is not None and not isinstance(pictures, dict):
+            raise ValueError(f"pictures is a {type(pictures).__name__}; expected {{name: tensor (C, H, W)}}")
         self._pictures = {
             name: picture if callable(picture) else check_picture(name, picture)
             for name, picture in (default_pictures() if pictures is None else pictures).items()
@@ -135,16 +139,20 @@ class Explorer(ipywidgets.VBox):
 
     # --- what a subclass says ---
 
+    def fit(self, side: int) -> tuple[int, int]:
+        """The target's (H, W), pixels, with this many on the longer side."""
+        return max(1, round(side * self._high)), max(1, round(side * self._wide))
+
     @property
     def theta(self) -> Tensor:
         """What the sliders say now."""
         raise NotImplementedError
 
-    def grid(self) -> Tensor:
+    def grid(self, theta: Tensor) -> Tensor:
         """The sampling grid of the target, (1, h, w, 2)."""
         raise NotImplementedError
 
-    def facts(self, grid: Tensor) -> tuple[str, str]:
+    def facts(self, theta: Tensor, grid: Tensor) -> tuple[str, str]:
         """(the numbers as plain text of constant height, a sentence or "")."""
         raise NotImplementedError
 
@@ -188,8 +196,12 @@ class Explorer(ipywidgets.VBox):
             if name not in self.sliders:
                 raise ValueError(f"{who} names the slider {name!r}; expected one of {', '.join(self.sliders)}")
             low, high = self.sliders[name].min, self.sliders[name].max
-            if not low <= value <= high:  # false for NaN too
-                raise ValueError(f"{who} puts {name} at {value}; expected {low} to {high}")
+            try:
+                inside = low <= float(value) <= high  # false for NaN too
+            except (TypeError, ValueError):
+                inside = False
+            if not inside:
+                raise ValueError(f"{who} puts {name} at {value!r}; expected {low} to {high}")
 
     def _build(self) -> None:
         """All widgets, each with a fixed size, so that nothing on the page moves while a slider does."""
@@ -202,19 +214,20 @@ class Explorer(ipywidgets.VBox):
         self._buttons = ipywidgets.Box(buttons, layout={"flex_flow": "row wrap"})
         self._controls = ipywidgets.VBox([self._choice, *self.sliders.values()])
         frame = f"{ROOM * SCREEN:.0f}px"
-        self._source = ipywidgets.HTML(layout={"width": frame, "height": frame, "margin": "4px 12px"})
+        self._source = ipywidgets.HTML(layout={"width": frame, "height": frame, "margin": "4px 8px"})
         self._image = ipywidgets.Image(
             format="jpeg", layout={"width": f"{SCREEN}px", "height": f"{SCREEN}px", "object_fit": "contain"}
         )
         self._image.add_class("stn-target")
         place = ipywidgets.Box([self._image], layout={"height": frame, "align_items": "center", "margin": "4px 0"})
         source = ipywidgets.VBox(
-            [ipywidgets.HTML("<b>source</b>, and where theta looks", layout={"margin": "0 12px"}), self._source]
+            [ipywidgets.HTML("<b>source</b>, and where theta looks", layout={"margin": "2px 8px"}), self._source]
         )
         target = ipywidgets.VBox([ipywidgets.HTML("<b>target</b>"), place])
-        self._views = ipywidgets.Box([self._controls, source, target], layout={"flex_flow": "row wrap"})
-        self._numbers = ipywidgets.HTML(layout={"min_height": "8em"})
-        self._message = ipywidgets.HTML(layout={"height": "3em", "overflow": "hidden"})
+        # Where there is no room beside the sliders, source and target go below them together.
+        self._views = ipywidgets.Box([self._controls, ipywidgets.Box([source, target])], layout={"flex_flow": "row wrap"})
+        self._numbers = ipywidgets.HTML(layout={"min_height": "10em"})
+        self._message = ipywidgets.HTML(layout={"height": "3em", "overflow": "auto"})
         self._style = ipywidgets.HTML(layout={"height": "0px", "margin": "0"})
 
     @staticmethod
@@ -227,12 +240,21 @@ class Explorer(ipywidgets.VBox):
         """A preset starts from rest, so that it looks the same whatever was there before."""
         self.set(**{**self.start, **values})
 
-    def _choose(self, _=None) -> None:
+    def _choose(self, change=None) -> None:
         """A new picture: its pixels are sent once, as the background of the drawing."""
+        if self._busy:
+            return
         with self._spoken():
             name = self._choice.value
             found = self._pictures[name]
-            self._picture = self._pictures[name] = check_picture(name, found()) if callable(found) else found
+            try:
+                self._picture = self._pictures[name] = check_picture(name, found()) if callable(found) else found
+            except Exception:
+                if change is not None:  # the list goes on naming what is drawn
+                    self._busy = True
+                    self._choice.value = change["old"]
+                    self._busy = False
+                raise
             height, width = self._picture.shape[-2:]
             self._wide, self._high = width / max(height, width), height / max(height, width)
             data = base64.b64encode(jpeg(self._picture)).decode()
@@ -248,11 +270,14 @@ class Explorer(ipywidgets.VBox):
         if self._busy:
             return
         with self._spoken(), one_thread():
-            grid = self.grid()
-            numbers, sentence = self.facts(grid)
-            self._image.value = jpeg(self.target(grid))
-            self._source.value = self._drawing(grid[0])
-            self._numbers.value = f'<pre style="line-height:1.25;margin:0">{escape(numbers)}</pre>'
+            theta = self.theta
+            grid = self.grid(theta)
+            numbers, sentence = self.facts(theta, grid)
+            picture, drawing = jpeg(self.target(grid)), self._drawing(grid[0])
+            # All is computed before any of it is shown: a step that fails leaves no half of itself on the page.
+            self._image.value = picture
+            self._source.value = drawing
+            self._numbers.value = f'<pre style="line-height:1.25;margin:0;white-space:pre;overflow-x:auto">{escape(numbers)}</pre>'
             self._say(sentence)
 
     @contextmanager
@@ -269,8 +294,13 @@ class Explorer(ipywidgets.VBox):
 
     def _drawing(self, grid: Tensor) -> str:
         """The sampling grid (h, w, 2) as SVG over the source; blue is its top row."""
+        high, wide = grid.shape[:2]
+        rows = grid[spread(high, 9)][:, spread(wide, self.joints)]
+        columns = grid[spread(high, self.joints)][:, spread(wide, 9)].transpose(0, 1)
         shape = grid.new_tensor([self._wide, self._high])
-        paths = [path(line[spread(len(line), self.joints)] * shape) for line in grid_lines(grid)]
+        # What is nowhere stays at the edge. The sliders reach 60; cut off nearer, a line would lean.
+        lines = [(some * shape).nan_to_num(nan=99.0).clamp(-99, 99).tolist() for some in (rows, columns)]
+        paths = [path(line) for some in lines for line in some]
         box = f"{-ROOM} {-ROOM} {2 * ROOM} {2 * ROOM}"
         return (
             f'<svg class="stn-{self.model_id}" viewBox="{box}" width="{ROOM * SCREEN:.0f}" height="{ROOM * SCREEN:.0f}" role="img"'
@@ -281,15 +311,15 @@ class Explorer(ipywidgets.VBox):
         )
 
 
+@lru_cache
 def spread(count: int, most: int) -> Tensor:
     """Up to `most` indices, evenly over 0 ... count - 1, both ends among them."""
     return torch.linspace(0, count - 1, min(count, most)).round().long()
 
 
-def path(points: Tensor) -> str:
-    """A line of points (M, 2) as the d of an SVG path; what is far outside, or nowhere, stays at the edge of the drawing."""
-    near = points.nan_to_num(nan=9.0).clamp(-9, 9)
-    return "M" + "L".join(f"{x:.3f} {y:.3f}" for x, y in near.tolist())
+def path(points: list) -> str:
+    """A line of points (x, y) as the d of an SVG path."""
+    return "M" + "L".join([f"{x:.3f} {y:.3f}" for x, y in points])
 
 
 def matrix_text(title: str, matrix: Tensor | None) -> list[str]:
@@ -328,49 +358,55 @@ class MatrixExplorer(Explorer):
             "shear": number_slider("shear, x for each y", 0.0, -1.0, 1.0),
             "shift_x": number_slider("shift x, half widths", 0.0, -1.0, 1.0),
             "shift_y": number_slider("shift y, half heights", 0.0, -1.0, 1.0),
-            "perspective_x": number_slider("perspective x, 1/half width", 0.0, -0.45, 0.45),
-            "perspective_y": number_slider("perspective y, 1/half height", 0.0, -0.45, 0.45),
+            "perspective_x": number_slider("tilt x, 1/half width", 0.0, -0.45, 0.45),
+            "perspective_y": number_slider("tilt y, 1/half height", 0.0, -0.45, 0.45),
         }
         super().__init__(sliders, pictures, presets)
 
     @property
     def theta(self) -> Tensor:
         """(1, 2, 3), target -> source; (1, 3, 3) where a perspective term is not 0."""
-        at = {name: slider.value for name, slider in self.sliders.items()}
-        theta = affine(at["angle"], (at["scale_x"], at["scale_y"]), at["shear"], (at["shift_x"], at["shift_y"]), self._aspect)
-        far = at["perspective_x"], at["perspective_y"]
-        if far == (0, 0):
-            return theta
+        if self._far == (0, 0):
+            return self._window
         tilt = torch.eye(3)
-        tilt[2, :2] = torch.tensor(far)
-        return as_matrix(theta) @ tilt
+        tilt[2, :2] = torch.tensor(self._far)
+        return as_matrix(self._window) @ tilt
+
+    @property
+    def _window(self) -> Tensor:
+        """theta without its perspective, (1, 2, 3)."""
+        at = {name: slider.value for name, slider in self.sliders.items()}
+        return affine(at["angle"], (at["scale_x"], at["scale_y"]), at["shear"], (at["shift_x"], at["shift_y"]), self._aspect)
+
+    @property
+    def _far(self) -> tuple[float, float]:
+        return self.sliders["perspective_x"].value, self.sliders["perspective_y"].value
 
     @property
     def _aspect(self) -> float:
         return self._wide / self._high
 
-    def grid(self) -> Tensor:
-        return sampling_grid(self.theta, (round(SIDE * self._high), round(SIDE * self._wide)))
+    def grid(self, theta: Tensor) -> Tensor:
+        return sampling_grid(theta, self.fit(SIDE))
 
-    def facts(self, grid: Tensor) -> tuple[str, str]:
-        matrix = as_matrix(self.theta)
+    def facts(self, theta: Tensor, grid: Tensor) -> tuple[str, str]:
+        matrix = as_matrix(theta)
         try:
             inverse, sentence = invert(matrix)[0], ""
         except ValueError as error:
             inverse, sentence = None, f"No inverse: {error}."
-        far = matrix[0, 2, :2]
-        tilt = torch.eye(3)
-        tilt[2, :2] = far
-        parts = decompose(matrix @ torch.linalg.inv(tilt), self._aspect)
-        (angle, (wide, high), shear, (x, y)) = parts
-        area = torch.linalg.det(matrix[0, :2, :2] - matrix[0, :2, 2:] * far).item()
+        far = self._far
+        angle, (wide, high), shear, (x, y) = decompose(theta if far == (0, 0) else self._window, self._aspect)
+        area = (wide * high).item()
         if not sentence and area < 0:
             sentence = "The window is turned over: the picture is mirrored."
         sides = zip(matrix_text("theta, target → source", matrix[0]), matrix_text("its inverse", inverse), strict=True)
+        turn = round(angle.item())
         window = (
-            f"the window: angle {angle.item() + 0.0:.0f}°, scale {number(wide.item())} × {number(high.item())}, "
-            f"shear {number(shear.item())}, centre ({number(x.item())}, {number(y.item())})\n"
-            f"            perspective ({number(far[0].item())}, {number(far[1].item())}), area × {number(area)}"
+            f"the window: angle {180 if turn == -180 else turn}°, scale {number(wide.item())} × {number(high.item())}, "
+            f"shear {number(shear.item())},\n"
+            f"    centre ({number(x.item())}, {number(y.item())}), perspective ({number(far[0])}, {number(far[1])}),\n"
+            f"    area × {number(area)}"
         )
         return "\n".join(["   ".join(pair) for pair in sides] + ["", window]), sentence
 
@@ -405,9 +441,9 @@ class SplineExplorer(Explorer):
             "bulge": -0.4 * knots * near[:, None].clamp(min=0) - 0.15 * knots,
             "arch": torch.stack([torch.zeros_like(x), 0.2 * torch.cos(math.pi * x)], dim=1),
             "twist": 0.5 * turn * (1 - 0.5 * knots.square().sum(1, keepdim=True)),
-            "one corner": torch.where((knots == -1).all(1, keepdim=True), 0.5, 0.0) * torch.ones(2),
+            "one corner": torch.where((knots == -1).all(1, keepdim=True), 1 / (self.k - 1), 0.0) * torch.ones(2),
             "shear only": torch.stack([0.4 * y, torch.zeros_like(y)], dim=1),
-            "two in one place": torch.where(((x == x[1]) & (y == y[1]))[:, None], knots[0] - knots[1], torch.zeros(2)),
+            "two in one place": torch.cat([knots[:2].mean(0) - knots[:2], torch.zeros_like(knots[2:])]),
         }
         return {
             name: {f"{axis}{i + 1}": float(to[i, j].clamp(-1, 1)) for i in range(len(knots)) for j, axis in enumerate("xy")}
@@ -433,8 +469,8 @@ class SplineExplorer(Explorer):
         moves = torch.tensor([slider.value for slider in self.sliders.values()])
         return control_points(self.k).flatten()[None] + moves
 
-    def grid(self) -> Tensor:
-        return family_grid(self.family, self.theta, (round(SIDE * self._high), round(SIDE * self._wide)))
+    def grid(self, theta: Tensor) -> Tensor:
+        return family_grid(self.family, theta, self.fit(SIDE))
 
     def marks(self) -> str:
         """The control points where they look; the chosen one is filled."""
@@ -445,14 +481,14 @@ class SplineExplorer(Explorer):
             for (x, y), fill in zip(places, fills, strict=True)
         )
 
-    def facts(self, grid: Tensor) -> tuple[str, str]:
-        flat, bend = self.family.split(self.theta)
+    def facts(self, theta: Tensor, grid: Tensor) -> tuple[str, str]:
+        flat, bend = self.family.split(theta)
         lines = matrix_text("its affine part", as_matrix(flat)[0])
         x, y = self.theta.reshape(-1, 2)[self.point.value - 1].tolist()
         hardest = int(bend[0].norm(dim=1).argmax()) + 1
-        energy = self.family.energy(self.theta).item()
+        energy = self.family.energy(theta).item()
         at = f", most at point {hardest}" if energy > 0.005 else ""
-        lines += ["", f"point {self.point.value} looks at ({x:.2f}, {y:.2f}); bending energy {energy:.2f}{at}"]
+        lines += ["", f"point {self.point.value} looks at ({x:.2f}, {y:.2f})", f"bending energy {energy:.2f}{at}"]
         return "\n".join(lines), self._trouble(grid[0])
 
     def _trouble(self, grid: Tensor) -> str:
@@ -464,10 +500,10 @@ class SplineExplorer(Explorer):
             return f"No inverse: control points {one + 1} and {other + 1} look at the same place, so what lies between is lost."
         right, down = grid[:-1, 1:] - grid[:-1, :-1], grid[1:, :-1] - grid[:-1, :-1]
         turned = right[..., 0] * down[..., 1] - right[..., 1] * down[..., 0] < 0
-        share = 100 * turned.float().mean().item()
-        if share == 0:
+        if not turned.any():
             return ""
-        return f"No inverse: the sheet folds over itself, {share:.0f} % of it is turned over, and parts are seen twice."
+        share = 100 * turned.float().mean().item()
+        return f"No inverse: the sheet folds over itself, {math.ceil(share)} % of it is turned over, and parts are seen twice."
 
 
 class OutputExplorer(Explorer):
@@ -509,16 +545,15 @@ class OutputExplorer(Explorer):
     @property
     def size(self) -> tuple[int, int]:
         """The target's (H, W), pixels; the longer side is what the slider says."""
-        side = self.sliders["size"].value
-        return max(1, round(side * self._high)), max(1, round(side * self._wide))
+        return self.fit(self.sliders["size"].value)
 
     @property
     def step(self) -> float:
         """Source pixels from one sample to the next."""
         return self.sliders["scale"].value * self.picture.shape[-1] / self.size[1]
 
-    def grid(self) -> Tensor:
-        return sampling_grid(self.theta, self.size)
+    def grid(self, theta: Tensor) -> Tensor:
+        return sampling_grid(theta, self.size)
 
     def target(self, grid: Tensor) -> Tensor:
         source = self.picture[None]
@@ -527,13 +562,14 @@ class OutputExplorer(Explorer):
             source = box_blur(source, self.step)
         return sample(source, grid, padding_mode=self.padding.value)[0]
 
-    def facts(self, grid: Tensor) -> tuple[str, str]:
+    def facts(self, theta: Tensor, grid: Tensor) -> tuple[str, str]:
         high, wide = self.size
         outside = 100 * (grid.abs() > 1).any(-1).float().mean().item()
-        lines = matrix_text("theta, target → source", as_matrix(self.theta)[0])
+        lines = matrix_text("theta, target → source", as_matrix(theta)[0])
         lines += [
             "",
-            f"target {wide} × {high} pixels, samples {self.step:.2f} source pixels apart, {outside:.0f} % of them outside",
+            f"target {wide} × {high} pixels,",
+            f"samples {self.step:.2f} source pixels apart, {outside:.0f} % of them outside",
         ]
         if self.step <= 1.5 or self.smooth.value:
             return "\n".join(lines), ""

@@ -1,5 +1,7 @@
 """The real page: JupyterLab in headless Chromium opens the series, and a reader can run it."""
 
+import base64
+import io
 import json
 import os
 import re
@@ -10,10 +12,14 @@ import time
 from pathlib import Path
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+WINDOW = {"width": 1200, "height": 1000}
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 
@@ -25,9 +31,13 @@ def lab(tmp_path_factory):
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     shutil.copytree(ROOT / "assets", folder / "assets")
     # All cells are drawn at once, so that the test can see the last one; and nobody is asked about news.
-    settings = folder / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
-    settings.parent.mkdir(parents=True)
-    settings.write_text('{"windowingMode": "none"}')
+    for name, setting in {
+        "notebook-extension/tracker": '{"windowingMode": "none"}',
+        "apputils-extension/notification": '{"fetchNews": "false"}',
+    }.items():
+        settings = folder / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        settings.parent.mkdir(parents=True)
+        settings.write_text(setting)
     log = (folder / "log").open("w+")
     options = ["--no-browser", "--ip=127.0.0.1", "--port=0", "--IdentityProvider.token=", "--ServerApp.root_dir=" + str(folder)]
     environment = {**os.environ, "STN_SMOKE": "1", "JUPYTER_CONFIG_DIR": str(folder), "JUPYTERLAB_SETTINGS_DIR": str(folder)}
@@ -61,30 +71,217 @@ def page():
     with sync_playwright() as playwright:
         flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser.new_page(viewport={"width": 1200, "height": 1000})
+        yield browser.new_page(viewport=WINDOW)
         browser.close()
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb")))
-def test_a_reader_opens_a_notebook_and_runs_all_of_it(lab, page, name, tmp_path):
+NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+WITH_SLIDERS = [name for name in NOTEBOOKS if "Explorer(" in (ROOT / "notebooks" / name).read_text(encoding="utf-8")]
+
+
+ALL_RAN = """last => {
+    const prompts = [...document.querySelectorAll('.jp-InputPrompt')].map(prompt => prompt.innerText.trim());
+    return !prompts.includes('[*]:') && prompts.includes(`[${last}]:`);
+}"""
+
+
+@pytest.fixture(scope="module")
+def opened(lab, page, request):
+    """The page of one notebook, after "Restart Kernel and Run All Cells"."""
+    name = request.param
     notebook = json.loads((ROOT / "notebooks" / name).read_text(encoding="utf-8"))
     codes = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     folded = [cell["metadata"].get("jupyter", {}).get("source_hidden", False) for cell in codes]
     last = len(codes) - folded[::-1].index(False)  # a folded cell shows no number
+    page.set_viewport_size(WINDOW)
     page.goto(f"{lab}lab/tree/notebooks/{name}?reset")
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=120_000)
+    # What was saved looks as if all had run, so it is cleared first.
+    page.wait_for_function(ALL_RAN, arg=last, timeout=120_000)
+    page.get_by_role("menuitem", name="Edit", exact=True).click()
+    page.get_by_role("menuitem", name="Clear Outputs of All Cells").click()
+    page.wait_for_function("() => ![...document.querySelectorAll('.jp-InputPrompt')].some(p => /[0-9]/.test(p.innerText))")
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name=re.compile("Restart Kernel and Run All")).click()
     page.locator(".jp-Dialog button.jp-mod-accept").click()
-    page.wait_for_function(
-        """last => [...document.querySelectorAll('.jp-InputPrompt')].filter(p => /[*]/.test(p.innerText)).length == 0
-        && [...document.querySelectorAll('.jp-InputPrompt')].some(p => p.innerText.trim() === `[${last}]:`)""",
-        arg=last,
-        timeout=300_000,
-    )
-    page.screenshot(path=str(Path(os.environ.get("STN_SCREENSHOTS", tmp_path)) / f"{name}.png"))
-    assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
-    pictures = page.locator(".jp-RenderedMarkdown img:not([src^='https:']), .jp-RenderedImage img")
+    page.wait_for_function(ALL_RAN, arg=last, timeout=300_000)
+    return page
+
+
+@pytest.fixture
+def keep(request, tmp_path):
+    """keep(place, name): a screenshot, in $STN_SCREENSHOTS where that is set."""
+    notebook = request.node.callspec.params["opened"]
+    folder = Path(os.environ.get("STN_SCREENSHOTS", tmp_path))
+    return lambda place, name="": place.screenshot(path=str(folder / f"{notebook}{name}.png"))
+
+
+@pytest.mark.parametrize("opened", NOTEBOOKS, indirect=True)
+def test_a_reader_opens_a_notebook_and_runs_all_of_it(opened, keep):
+    keep(opened)
+    assert opened.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+    pictures = opened.locator(".jp-RenderedMarkdown img:not([src^='https:']), .jp-RenderedImage img")
     assert pictures.count() >= 3
     assert pictures.evaluate_all("all => all.every(picture => picture.naturalWidth > 0)")
-    assert page.get_by_text("Traceback (most recent call last)").count() == 0
+    assert opened.get_by_text("Traceback (most recent call last)").count() == 0
+
+
+def test_three_notebooks_have_sliders():
+    assert [name[:2] for name in WITH_SLIDERS][:3] == ["01", "02", "03"]
+
+
+# What a step may never do to an explorer, looked at before every frame: another <img> in place of the target, a picture that
+# cannot be read, a box of another size or in another place, a change of the page's length.
+WATCH = """root => {
+    const image = root.querySelector('img.stn-target');
+    const parts = () => [...root.querySelectorAll('.jupyter-widgets, .jupyter-widgets > label, svg, pre')];
+    const boxes = () => JSON.stringify(parts().map(part => {
+        const box = part.getBoundingClientRect(), at = root.getBoundingClientRect();
+        return [box.x - at.x, box.y - at.y, box.width, box.height].map(Math.round).join(' ');
+    }).concat(root.closest('.jp-WindowedPanel-outer, .jp-Notebook').scrollHeight));
+    const seen = root.seen = {frames: 0, faults: [], sources: new Set(), rest: boxes()};
+    image.addEventListener('error', () => seen.faults.push('broken'));
+    const look = () => {
+        seen.frames += 1;
+        seen.sources.add(image.src);
+        if (root.querySelector('img.stn-target') !== image) seen.faults.push('replaced');
+        if (boxes() !== seen.rest) seen.faults.push('moved: ' + seen.rest + ' -> ' + boxes());
+        if (root.seen === seen) requestAnimationFrame(look);
+    };
+    look();
+}"""
+SEEN = "root => { const {frames, faults, sources} = root.seen; root.seen = null; return [frames, faults, sources.size]; }"
+BYTES = """root => fetch(root.querySelector('img.stn-target').src).then(answer => answer.arrayBuffer())
+    .then(data => [...new Uint8Array(data)].join())"""
+
+
+class Film:
+    """All frames that the browser paints meanwhile, cut to one part of the page: .frames, arrays (H, W, 3)."""
+
+    def __init__(self, part):
+        self.page, self.box, self.frames = part.page, part.bounding_box(), []
+
+    def __enter__(self):
+        self.camera = self.page.context.new_cdp_session(self.page)
+        self.camera.on("Page.screencastFrame", self._take)
+        self.camera.send("Page.startScreencast", {"format": "jpeg", "maxWidth": 600, "maxHeight": 500})
+        return self
+
+    def _take(self, frame: dict) -> None:
+        self.camera.send("Page.screencastFrameAck", {"sessionId": frame["sessionId"]})
+        image = Image.open(io.BytesIO(base64.b64decode(frame["data"]))).convert("RGB")
+        x, y, scale = self.box["x"], self.box["y"], image.width / self.page.viewport_size["width"]
+        corners = (x, y, x + self.box["width"], y + self.box["height"])
+        self.frames.append(np.asarray(image.crop([round(corner * scale) for corner in corners])))
+
+    def __exit__(self, *error):
+        self.camera.send("Page.stopScreencast")
+        self.camera.detach()
+
+
+class Sliders:
+    """An explorer on the page, and its slider for `label`."""
+
+    def __init__(self, root, label: str):
+        self.root = root
+        self.target = root.locator("img.stn-target")
+        self.handle = root.locator(".widget-slider", has_text=label).get_by_role("slider")
+        self.readout = root.locator(".widget-slider", has_text=label).locator(".widget-readout")
+
+    def state(self) -> tuple[str, str, str]:
+        """(the target's bytes, the lines over the source, the numbers), once the kernel has nothing more to say."""
+        settled, now = None, self._now()
+        while settled != now:
+            self.root.page.wait_for_timeout(300)
+            settled, now = now, self._now()
+        return now
+
+    def _now(self) -> tuple[str, str, str]:
+        lines = self.root.locator("svg path").first.get_attribute("d")
+        return self.root.evaluate(BYTES), lines, self.root.locator("pre").inner_text()
+
+
+def explorers(page) -> list[Sliders]:
+    """All on the page, each with the slider that a test moves."""
+    roots = page.locator(".jp-OutputArea-output:has(img.stn-target)").all()
+    labels = ("angle, degrees", "move x, half widths")
+    return [Sliders(root, next(label for label in labels if root.get_by_text(label).count())) for root in roots]
+
+
+@pytest.mark.parametrize("opened", WITH_SLIDERS, indirect=True)
+def test_a_slider_moves_by_keyboard_and_nothing_else_on_the_page_does(opened, keep):
+    assert explorers(opened)
+    for number, sliders in enumerate(explorers(opened)):
+        sliders.root.scroll_into_view_if_needed()
+        before = sliders.state()
+        sliders.root.evaluate(WATCH)
+        sliders.handle.focus()
+        with Film(sliders.target) as film:
+            for _ in range(30):
+                opened.keyboard.press("ArrowRight")
+                opened.wait_for_timeout(30)
+            after = sliders.state()
+        looks, faults, pictures = sliders.root.evaluate(SEEN)
+        keep(sliders.root, f" sliders {number}")
+        assert all(old != new for old, new in zip(before, after, strict=True))  # picture, lines and numbers
+        assert looks > 30 and pictures > 10
+        assert faults == []
+        # Never blank, not for one frame: a picture has light and dark in it.
+        assert len(film.frames) > 10 and min(frame.std() for frame in film.frames) > 10
+        for _ in range(30):
+            opened.keyboard.press("ArrowLeft")
+        assert sliders.state() == before
+
+
+@pytest.mark.parametrize("opened", WITH_SLIDERS, indirect=True)
+def test_after_a_fast_drag_the_picture_is_that_of_the_last_value(opened):
+    for sliders in explorers(opened):
+        sliders.root.scroll_into_view_if_needed()
+        box = sliders.handle.bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        sliders.root.evaluate(WATCH)
+        with Film(sliders.target) as film:
+            opened.mouse.move(x, y)
+            opened.mouse.down()
+            for _ in range(2):
+                opened.mouse.move(x + 60, y, steps=20)
+                opened.mouse.move(x - 40, y, steps=20)
+            opened.mouse.up()
+            dragged, value = sliders.state(), sliders.readout.inner_text()
+        _, faults, pictures = sliders.root.evaluate(SEEN)
+        assert pictures > 3 and faults == []
+        assert len(film.frames) > 10 and min(frame.std() for frame in film.frames) > 10
+        # There and back again, slowly: what stands at this value now stood there after the drag.
+        for key in ("ArrowLeft", "ArrowRight"):
+            opened.keyboard.press(key)
+            between = sliders.state() if key == "ArrowLeft" else None
+            assert between is None or between[0] != dragged[0]
+        assert sliders.readout.inner_text() == value
+        assert sliders.state() == dragged
+        sliders.root.get_by_role("button", name="reset").click()
+
+
+# Every part lies inside the root, sideways; no box hides what overflows it; no line of the numbers is broken in two.
+CUT_OFF = """root => [...root.querySelectorAll('.jupyter-widgets, svg, pre, img, button, label')].filter(part => {
+    const box = part.getBoundingClientRect(), all = root.getBoundingClientRect(), style = getComputedStyle(part);
+    const over = part.scrollWidth > part.clientWidth + 1 || part.scrollHeight > part.clientHeight + 1;
+    const cut = style.overflow === 'hidden' && over;
+    const lines = part.textContent.split('\\n').length;
+    const broken = part.tagName === 'PRE' && box.height / parseFloat(style.lineHeight) > lines + 0.5;
+    return box.width && (box.left < all.left - 1 || box.right > all.right + 1 || cut || broken);
+}).map(part => part.outerHTML.slice(0, 200))"""
+
+
+@pytest.mark.parametrize("opened", WITH_SLIDERS, indirect=True)
+def test_in_a_narrow_window_the_boxes_wrap_and_nothing_is_cut_off(opened, keep):
+    opened.keyboard.press("Control+B")  # the file browser, which would take half of it
+    opened.set_viewport_size({**WINDOW, "width": 600})
+    try:
+        opened.wait_for_timeout(500)
+        for number, sliders in enumerate(explorers(opened)):
+            sliders.root.scroll_into_view_if_needed()
+            keep(opened, f" narrow {number}")
+            assert sliders.root.evaluate(CUT_OFF) == []
+    finally:
+        opened.keyboard.press("Control+B")
+        opened.set_viewport_size(WINDOW)

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from stn_helpers import data as data_module
-from stn_helpers.data import Images, as_float, batches, crop, data_root, flip, load
+from stn_helpers.data import Images, as_float, available, batches, crop, data_root, flip, load
+from stn_helpers.distortions import distortion
+from stn_helpers.plots import BLUE, GREEN, ORANGE, PINK
 
 ARCHIVE = "cifar-10-python.tar.gz"
 
@@ -109,6 +111,28 @@ def test_stn_data_says_where_data_lies(small_cifar, tmp_path, monkeypatch):
 def test_without_stn_data_the_folder_is_data_in_the_checkout(monkeypatch):
     monkeypatch.delenv("STN_DATA", raising=False)
     assert (data_root().parent / "stn_helpers" / "data.py").is_file() and data_root().name == "data"
+
+
+def test_available_looks_and_neither_reads_nor_downloads(small_cifar, served_mnist, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("STN_DATA", str(tmp_path))
+    assert [available(name) for name in data_module.DATASETS] == [False, False, True]
+    small_cifar.unpack(tmp_path)
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    for name in data_module.MNIST_MD5:
+        assert not available("mnist")
+        (tmp_path / "MNIST" / "raw" / name).write_bytes(b"anything")
+    assert available("cifar10") and available("mnist") and not server.asked
+    assert not available("cifar10", tmp_path / "MNIST") and available("digits", tmp_path / "nowhere")
+    for file in (tmp_path / "cifar-10-batches-py").iterdir():
+        content = file.read_bytes()
+        file.unlink()
+        assert not available("cifar10"), file
+        file.write_bytes(content)
+
+
+def test_available_refuses_an_unknown_name_with_the_known_ones():
+    with pytest.raises(ValueError, match="'cifar100'; expected one of cifar10, mnist, digits"):
+        available("cifar100")
 
 
 # --- downloads ---
@@ -270,6 +294,40 @@ def test_mnist_is_the_official_one():
     assert train.labels[:5].tolist() == [5, 0, 4, 1, 9] and test.labels[:5].tolist() == [7, 2, 1, 0, 4]
 
 
+# --- the test card ---
+
+
+@pytest.mark.parametrize("size", [8, 33, 128])
+def test_the_test_card_has_a_colour_in_each_corner(size):
+    card = data_module.test_card(size)
+    assert card.shape == (3, size, size) and card.dtype == torch.float32 and card.min() >= 0 and card.max() == 1
+    for (row, column), color in {(0, 0): ORANGE, (0, -1): BLUE, (-1, 0): GREEN, (-1, -1): PINK}.items():
+        assert card[:, row, column].tolist() == pytest.approx([int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)], abs=0.01)
+
+
+@pytest.mark.parametrize("size", [16, 40, 128])
+def test_the_letter_on_the_test_card_is_an_f_that_tells_turns_and_mirrors_apart(size):
+    ink = (data_module.test_card(size).amax(0) < 0.5).long()
+    down, across = ink.sum(1), ink.sum(0)
+    assert across.argmax() < size // 2 and down.argmax() < size // 2  # the stem stands left, the longer bar lies above
+    bar, stem, shorter_bar, foot = (down[int((y + 1) / 2 * size)] for y in (-0.45, -0.22, 0.0, 0.4))
+    assert bar > shorter_bar > stem == foot > 0
+    turned = [torch.rot90(picture, k) for picture in (ink, ink.T) for k in range(4)]
+    assert not any(torch.equal(one, other) for k, one in enumerate(turned) for other in turned[:k])
+
+
+def test_the_test_card_is_the_same_picture_at_every_size():
+    large, small = data_module.test_card(64), data_module.test_card(32)
+    assert (F.avg_pool2d(large, 2) - small).abs().mean() < 0.005
+    edge = small[0, 0, 8:24].reshape(4, 4)  # squares of a quarter of the way from the middle to the edge
+    assert (edge == edge[:, :1]).all() and edge[:, 0].diff().sign().tolist() in ([1, -1, 1], [-1, 1, -1])
+
+
+def test_a_test_card_too_small_to_read_is_refused():
+    with pytest.raises(ValueError, match="size is 7; expected at least 8 pixels"):
+        data_module.test_card(7)
+
+
 # --- augmentation ---
 
 
@@ -387,3 +445,29 @@ def test_batches_leave_the_global_random_state_alone(numbered):
     before = torch.get_rng_state()
     list(batches(numbered, 10, torch.Generator().manual_seed(0), flips=True, crop_pixels=1))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_batch_is_distorted_after_its_flips_and_crops():
+    every, random, seen = Images("noise", _noise(60, 6, 6), torch.arange(60), ()), torch.Generator().manual_seed(0), []
+
+    def distort(images, generator):
+        assert generator is random and images.dtype == torch.uint8
+        seen.append(images)
+        return 255 - images, None
+
+    made = list(batches(every, 20, random, flips=True, crop_pixels=1, distort=distort))
+    plain = list(batches(every, 20, torch.Generator().manual_seed(0), flips=True, crop_pixels=1))
+    for before, (images, labels), (moved, same) in zip(seen, made, plain, strict=True):
+        assert torch.equal(as_float(before), moved) and torch.equal(labels, same)
+        assert torch.equal(images, as_float(255 - before)) and images.is_contiguous(memory_format=torch.channels_last)
+    list(batches(every, 20, distort=distort))
+    assert len(seen) == 3  # in order, for testing, nothing is changed
+
+
+def test_distorted_batches_are_decided_by_their_generator_and_new_every_time():
+    every = Images("noise", _noise(8, 28, 28), torch.arange(8), ())
+    random = torch.Generator().manual_seed(0)
+    one, two = (next(batches(every, 8, random, distort=distortion("cluttered"))) for _ in range(2))
+    again = next(batches(every, 8, torch.Generator().manual_seed(0), distort=distortion("cluttered")))
+    assert one[0].shape == (8, 3, 48, 48) and torch.equal(one[0], again[0]) and torch.equal(one[1], again[1])
+    assert not torch.equal(one[0][one[1].argsort()], two[0][two[1].argsort()])

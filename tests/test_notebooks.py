@@ -53,7 +53,7 @@ def test_no_widget_state_is_saved(notebook):
     for cell in code(notebook):
         kinds = [kind for output in cell["outputs"] for kind in output.get("data", {})]
         assert "application/vnd.jupyter.widget-view+json" not in kinds
-        if "Explorer(" in source(cell):
+        if re.search(r"(Explorer|Frames)\(", source(cell)):
             assert "sliders to play with" in json.dumps(cell["outputs"])
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
 

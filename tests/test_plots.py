@@ -5,13 +5,15 @@ import io
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from PIL import Image
 
 from stn_helpers import plots
-from stn_helpers.grid import outline, target_points
-from stn_helpers.theta import family
+from stn_helpers.grid import outline, sampling_grid, target_points
+from stn_helpers.theta import affine, family
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -72,6 +74,64 @@ def test_the_outline_of_the_identity_is_the_edge_of_the_picture():
     fig = plots.before_after(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8), line)
     x, y = fig.axes[0].lines[0].get_data()
     assert (x.min(), x.max(), y.min(), y.max()) == (-0.5, 7.5, -0.5, 7.5)
+
+
+def test_a_line_that_leaves_the_picture_does_not_move_it():
+    places = []
+    for far in (0.5, 30.0):
+        fig, axes = plots.figure(1, 2)
+        for ax in axes[0]:
+            plots.draw(ax, torch.zeros(1, 5, 7), "a title")
+        plots.draw_line(axes[0, 0], torch.tensor([[-far, 0.0], [far, far]]), (5, 7), color="#123456", width=3)
+        fig.draw_without_rendering()
+        places.append([ax.get_position().bounds for ax in axes[0]])
+    assert places[0] == places[1]
+    (line,) = axes[0, 0].lines
+    assert (line.get_color(), line.get_linewidth(), line.get_clip_on()) == ("#123456", 3, False)
+    assert axes[0, 0].get_ylim()[0] > axes[0, 0].get_ylim()[1]  # rows count downwards
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(2, 12))
+def test_the_lines_of_a_grid_are_spread_over_it_with_both_ends(height, width, lines):
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    found = plots.grid_lines(torch.stack([columns, rows], dim=-1).float(), lines)
+    across, down = found[: min(lines, height)], found[min(lines, height) :]
+    assert len(down) == min(lines, width)
+    for group, axis, count, along in ((across, 1, height, width), (down, 0, width, height)):
+        assert all(line.shape == (along, 2) and (line[:, 1 - axis] == torch.arange(along)).all() for line in group)
+        places = [line[:, axis].unique().item() for line in group]
+        steps = np.diff(places)
+        assert places[0] == 0 and (len(places) == 1 or places[-1] == count - 1)
+        assert len(steps) == 0 or (steps.min() >= 1 and steps.max() - steps.min() <= 1)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_a_grid_is_drawn_where_it_looks_and_its_top_row_is_blue(align_corners):
+    fig, axes = plots.figure()
+    turned = sampling_grid(affine(angle=90), (9, 9), align_corners)[0]
+    plots.draw(axes[0, 0], torch.zeros(1, 9, 9))
+    plots.draw_grid(axes[0, 0], turned, (9, 9), lines=3, align_corners=align_corners)
+    first, *others = axes[0, 0].lines
+    assert len(others) == 5 and first.get_color() == plots.BLUE and {line.get_color() for line in others} == {plots.RED}
+    assert first.get_linewidth() > max(line.get_linewidth() for line in others)
+    x, y = first.get_data()  # the window turned clockwise: its top row looks at the last column, downwards
+    np.testing.assert_allclose(x, np.full(9, 8), atol=1e-5)
+    np.testing.assert_allclose(y, np.arange(9), atol=1e-5)
+
+
+def test_a_gif_plays_its_figures_for_ever_in_their_own_colours():
+    colors, figures = [plots.BLUE, plots.ORANGE, plots.GREEN, plots.BLUE, plots.ORANGE], []
+    for color in colors:
+        fig, axes = plots.figure(1, 1, 1, 1)
+        axes[0, 0].set_facecolor(color)
+        figures.append(fig)
+    moving = Image.open(io.BytesIO(plots.gif(figures, milliseconds=120)))
+    assert (moving.format, moving.n_frames, moving.info["loop"]) == ("GIF", 5, 0)
+    for k, color in enumerate(colors):
+        moving.seek(k)
+        assert moving.info["duration"] == 120 and moving.size == (90, 90)
+        assert moving.convert("RGB").getpixel((60, 40)) == pytest.approx([int(color[j : j + 2], 16) for j in (1, 3, 5)], abs=4)
 
 
 def test_uint8_and_float_images_are_drawn_alike():

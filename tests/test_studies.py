@@ -12,8 +12,9 @@ from stn_helpers import studies
 from stn_helpers.checkpoint import load_weights, sha256
 from stn_helpers.classifiers import MODELS, build
 from stn_helpers.data import load
-from stn_helpers.studies import Arm, Study, confusion, pose_spread, run_study, summarise, thetas
-from stn_helpers.training import Recipe, evaluate
+from stn_helpers.distortions import DISTORTIONS, distorted
+from stn_helpers.studies import STUDIES, Arm, Study, confusion, pose_spread, run_study, summarise, thetas
+from stn_helpers.training import RECIPES, Recipe, evaluate
 
 SMALL = Study(
     name="small_study",
@@ -202,6 +203,94 @@ def test_an_unknown_study_or_arm_is_refused_with_the_known_ones(tmp_path):
         run_study("none", assets=tmp_path, runs=tmp_path)
     with pytest.raises(ValueError, match=r"unknown arms \['nothing'\]; expected some of with ST, without ST"):
         study(tmp_path, arms=["nothing"])
+
+
+# Tested under a distortion
+
+
+@pytest.fixture(scope="module")
+def bent(tmp_path_factory):
+    """A study of digits that are turned, with what its measure was asked: (results, folder, asked)."""
+    folder, asked = tmp_path_factory.mktemp("bent"), []
+
+    def measure(model, train, test, distortion, seed):
+        asked.append((type(model).__name__, train.name, test.name, len(test), distortion, seed))
+        return {"answer": [seed, distortion]}
+
+    arms = {
+        "turned": Arm("digit", "turning", "turned"),
+        "upright": Arm("digit", "turning"),
+        "plain": Arm("digit-plain", "turning", "turned"),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(studies, "STUDIES", {"small": Study("small_study", "digits", arms, {"turned": "bent_stn"}, measure)})
+        patch.setattr(studies, "RECIPES", {"turning": replace(RECIPES["digits"], epochs=2)})
+        return study(folder, seeds=1), folder, asked
+
+
+def published(folder):
+    """The network of a study's weights, and the digits that test it, as they are and turned."""
+    tensors, about = load_weights(folder / "assets" / "checkpoints" / "bent_stn.safetensors")
+    model = build(about["model"], **about["options"])
+    model.load_state_dict(tensors)
+    digits = load("digits", train=False)
+    return model, digits, distorted(digits, "turned")[0]
+
+
+def test_an_arm_is_tested_under_its_distortion_and_upright_beside_it(bent):
+    results, folder, _ = bent
+    turned, upright, plain = results["runs"]
+    model, digits, bent_digits = published(folder)
+    right = {"turned": evaluate(model, bent_digits)["accuracy"], "upright": evaluate(model, digits)["accuracy"]}
+    assert right["turned"] != right["upright"]
+    assert turned["tests"] == right and turned["test_accuracy"] == right["turned"]
+    assert plain["tests"].keys() == {"turned", "upright"} and "theta" not in plain
+    assert turned["theta"] == pose_spread(model, bent_digits)
+    assert turned["recipe"]["distortion"] == "turned" and turned["data"] == "digits" and turned["images"] == [1437, 360]
+
+
+def test_two_arms_that_differ_in_their_test_alone_are_each_tested_in_their_own_way(bent):
+    model, digits, _ = published(bent[1])
+    upright = bent[0]["runs"][1]
+    assert upright["test_accuracy"] == evaluate(model, digits)["accuracy"] and "tests" not in upright
+
+
+def test_what_is_shipped_of_a_distorted_arm_is_tested_under_its_distortion(bent):
+    results, folder, _ = bent
+    model, _, bent_digits = published(folder)
+    (shipped,) = results["weights"].values()
+    assert shipped["test_accuracy"] == results["runs"][0]["test_accuracy"]
+    assert shipped["confusion"] == confusion(model, bent_digits).tolist()
+
+
+def test_a_study_measures_more_of_each_run_and_puts_it_into_its_row(bent):
+    results, _, asked = bent
+    assert asked == [
+        (name, "digits", "digits", 360, how, 0)
+        for name, how in (("DigitNet", "turned"), ("DigitNet", "upright"), ("DigitNet", "turned"))
+    ]
+    assert [row["answer"] for row in results["runs"]] == [[0, "turned"], [0, "upright"], [0, "turned"]]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_arm_of_a_study_names_what_there_is(name):
+    for arm in STUDIES[name].arms.values():
+        assert arm.model in MODELS and arm.recipe in RECIPES and arm.test in DISTORTIONS
+    assert STUDIES[name].ship.keys() <= STUDIES[name].arms.keys()
+    assert len({(arm.model, arm.recipe, arm.test) for arm in STUDIES[name].arms.values()}) == len(STUDIES[name].arms)
+
+
+def test_rows_from_before_there_were_distortions_are_the_same_arm(finished, tmp_path, runs_of):
+    copytree(finished, tmp_path, dirs_exist_ok=True)
+    results = json.loads(results_file(tmp_path).read_text())
+    for row in results["runs"]:
+        del row["recipe"]["optimizer"], row["recipe"]["distortion"]
+    results_file(tmp_path).write_text(json.dumps(results))
+    study(tmp_path, seeds=2)
+    assert runs_of == []
+    summary = study(tmp_path, seeds=3, arms=["without ST"])["summary"]
+    assert runs_of == [("seed-plain", 2)]
+    assert [(row["arm"], row["seeds"]) for row in summary] == [("with ST", 2), ("without ST", 3)]
 
 
 def test_twins_start_from_the_same_classifier():

@@ -8,6 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import RBFInterpolator
+from scipy.spatial.distance import cdist
+from scipy.special import xlogy
 
 from stn_helpers.theta import (
     CORNERS,
@@ -256,14 +258,17 @@ def test_decompose_takes_three_rows_and_refuses_a_projective_theta():
 # Thin plate splines
 
 
+def scipys_plate(k: int, moved: torch.Tensor) -> RBFInterpolator:
+    return RBFInterpolator(control_points(k).double().numpy(), moved.numpy(), kernel="thin_plate_spline", degree=1)
+
+
 @quick
 @given(st.integers(2, 5), seeds)
 def test_a_thin_plate_spline_is_scipys(k, seed):
-    knots, params, points = control_points(k).double(), random(seed, 2, k * k, 2), random(seed + 1, 20, 2)
+    params, points = random(seed, 2, k * k, 2), random(seed + 1, 20, 2)
     found = family("tps", k).source(params.flatten(1), points)
     for moved, places in zip(params, found, strict=True):
-        oracle = RBFInterpolator(knots.numpy(), moved.numpy(), kernel="thin_plate_spline", degree=1)(points.numpy())
-        np.testing.assert_allclose(places, oracle, **CLOSE)
+        np.testing.assert_allclose(places, scipys_plate(k, moved)(points.numpy()), **CLOSE)
 
 
 @quick
@@ -279,6 +284,49 @@ def test_a_thin_plate_that_is_not_bent_is_affine(k, theta, seed):
     points = random(seed, 20, 2)
     moved = map_points(theta, control_points(k).double())
     torch.testing.assert_close(family("tps", k).source(moved.flatten(1), points), map_points(theta, points), **CLOSE)
+
+
+@quick
+@given(st.integers(2, 5), seeds)
+def test_the_two_parts_of_a_spline_add_up_to_scipys(k, seed):
+    knots, params, points = control_points(k).double(), random(seed, 2, k * k, 2), random(seed + 1, 20, 2)
+    thetas, bends = family("tps", k).split(params.flatten(1))
+    assert thetas.shape == (2, 2, 3) and bends.shape == (2, k * k, 2) and bends.dtype == torch.float64
+    squared = cdist(points, knots, "sqeuclidean")
+    for moved, theta, bend in zip(params, thetas, bends, strict=True):
+        straight = map_points(theta, points)[0].numpy()
+        np.testing.assert_allclose(
+            straight + xlogy(squared, squared) @ bend.numpy(), scipys_plate(k, moved)(points.numpy()), **CLOSE
+        )
+        # What bends adds up to nothing, nor does it tilt: far away only the affine part is left.
+        np.testing.assert_allclose(np.vstack([np.ones(k * k), knots.numpy().T]) @ bend.numpy(), np.zeros((3, 2)), **CLOSE)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_the_energy_is_the_integral_of_the_squared_second_derivatives(k):
+    params, small, steps = random(k, 1, k * k, 2), 1e-3, np.linspace(-5, 5, 400)
+    places = np.stack(np.meshgrid(np.sinh(steps), np.sinh(steps)), axis=-1).reshape(
+        -1, 2
+    )  # dense near the knots, 74 away at the end
+    area = np.outer(np.cosh(steps), np.cosh(steps)).flatten() * (steps[1] - steps[0]) ** 2
+    for moved, energy in zip(params, family("tps", k).energy(params.flatten(1)).tolist(), strict=True):
+        plate = scipys_plate(k, moved)
+        at = {(x, y): plate(places + [x * small, y * small]) for x in (-1, 0, 1) for y in (-1, 0, 1)}
+        xx, yy = (at[step] - 2 * at[0, 0] + at[-step[0], -step[1]] for step in ((1, 0), (0, 1)))
+        xy = (at[1, 1] - at[1, -1] - at[-1, 1] + at[-1, -1]) / 4
+        assert energy == pytest.approx(area @ (xx**2 + 2 * xy**2 + yy**2).sum(1) / small**4, rel=0.01)
+
+
+@quick
+@given(st.integers(2, 5), thetas, seeds)
+def test_only_what_is_bent_takes_energy_and_it_grows_with_the_square(k, theta, seed):
+    spline, params = family("tps", k), random(seed, 3, 2 * k * k)
+    straight = map_points(theta, control_points(k).double()).flatten(1)
+    energy = spline.energy(params)
+    assert energy.shape == (3,) and (energy > 0).all()
+    torch.testing.assert_close(spline.energy(3 * params + straight), 9 * energy)
+    torch.testing.assert_close(spline.energy(straight), torch.zeros(1).double(), **CLOSE)
+    torch.testing.assert_close(spline.split(straight)[0], theta, **CLOSE)
 
 
 def test_control_points_run_row_by_row_x_first():

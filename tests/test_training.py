@@ -13,8 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import stn_helpers.grid
 import stn_helpers.training
 import stn_helpers.transformer
-from stn_helpers.checkpoint import load_checkpoint
+from stn_helpers.checkpoint import load_checkpoint, save_checkpoint
 from stn_helpers.classifiers import build
+from stn_helpers.data import load
+from stn_helpers.distortions import DISTORTIONS
 from stn_helpers.training import (
     RECIPES,
     Recipe,
@@ -387,6 +389,91 @@ def test_the_seeds_recipe_is_plain_sgd_as_written():
     optimizer, _ = make_optimizer(build("seed"), RECIPES["seed"], steps=3)
     assert {(g["lr"], g["momentum"], g["weight_decay"]) for g in optimizer.param_groups} == {(0.01, 0.0, 0.0)}
     assert RECIPES["seed"] == Recipe(epochs=20, batch_size=64, lr=0.01, conv_dropout=0.5, dropout=0.5)
+
+
+def test_adamw_is_the_textbooks_with_the_same_groups():
+    model, recipe = TwoParts(), Recipe(lr=0.5, localization=0.1, weight_decay=0.01, optimizer="adamw")
+    optimizer, _ = make_optimizer(model, recipe, steps=3)
+    assert type(optimizer) is torch.optim.AdamW
+    start, rates = [p.detach().double() for p in model.parameters()], settings(model, recipe).values()
+    slopes = [[torch.randn_like(p) for p in model.parameters()] for _ in range(2)]
+    for step in slopes:
+        for parameter, slope in zip(model.parameters(), step, strict=True):
+            parameter.grad = slope.clone()
+        optimizer.step()
+    for before, after, (lr, decay), *both in zip(start, model.parameters(), rates, *slopes, strict=True):
+        mean = square = 0
+        for k, slope in enumerate((one.double() for one in both), start=1):
+            mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
+            before = before * (1 - lr * decay) - lr * mean / (1 - 0.9**k) / ((square / (1 - 0.999**k)).sqrt() + 1e-8)
+        torch.testing.assert_close(after.double(), before, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_names_an_optimizer_and_a_distortion_that_there_are(name):
+    make_optimizer(TwoParts(), RECIPES[name], steps=3)
+    assert RECIPES[name].distortion in DISTORTIONS
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"optimizer": "adam"}, "optimizer is 'adam'; expected sgd or adamw"),
+        ({"distortion": "bent"}, "'bent'; expected one of upright"),
+    ],
+)
+def test_an_unknown_optimizer_or_distortion_is_refused_before_anything_is_written(train_here, tmp_path, wrong, said):
+    with pytest.raises(ValueError, match=said):
+        train_here(build("seed-plain"), replace(QUICK, **wrong), out=tmp_path)
+    assert list(tmp_path.iterdir()) == []  # else the recipe put right would be refused as another
+
+
+# --- distortion ---
+
+
+@pytest.fixture(scope="module")
+def turned(tmp_path_factory):
+    """fit of "digit-plain" on a few turned digits: turned(recipe's changes, folder's name, ...) -> (model, history)."""
+    train, test = load("digits", train=True).subset(slice(96)), load("digits", train=False).subset(slice(40))
+    root = tmp_path_factory.mktemp("turned")
+
+    def run(changes=None, folder="", model=None, **options):
+        model = model or build("digit-plain")
+        recipe = Recipe(**{"epochs": 2, "batch_size": 32, "optimizer": "adamw", "distortion": "turned", **(changes or {})})
+        out = {"out": root / folder} if folder else {}
+        return model, fit(model, train, test, recipe, device="cpu", progress=False, **out, **options)
+
+    return run
+
+
+def test_the_network_trains_on_distorted_images_and_is_tested_on_the_set_as_it_is(turned):
+    seen, model = {True: [], False: []}, build("digit-plain")
+    model.register_forward_hook(lambda net, images, logits: seen[net.training].append(images[0].clone()))
+    turned({"distortion": "cluttered"}, model=model)
+    assert {tuple(images.shape) for images in seen[True]} == {(32, 1, 48, 48)} and len(seen[True]) == 6
+    assert all(torch.equal(images, load("digits", train=False).images[:40] / 255) for images in seen[False])
+    totals = torch.cat(seen[True]).sum((1, 2, 3))
+    assert len(totals.unique()) > 0.95 * len(totals)  # an image is never laid twice alike
+
+
+def test_a_distorted_run_goes_on_where_it_stopped_to_the_bit(turned):
+    whole, history = turned()
+    turned(folder="halves", stop_after=1)
+    model, went_on = turned(folder="halves", model=build("digit-plain", 9))
+    assert timeless(went_on) == timeless(history) and same(model.state_dict(), whole.state_dict())
+
+
+def test_a_checkpoint_from_before_there_were_distortions_goes_on_as_upright_sgd(train_here, one_epoch):
+    file = one_epoch / "checkpoint.stn"
+    state = load_checkpoint(file)
+    del state["recipe"]["optimizer"], state["recipe"]["distortion"]
+    save_checkpoint(file, state)
+    with pytest.raises(ValueError, match=r"another recipe \(optimizer, distortion differ\)"):
+        train_here(build("seed-plain"), replace(QUICK, optimizer="adamw", distortion="turned"), out=one_epoch, name="seed-plain")
+    whole, model = build("seed-plain"), build("seed-plain", 3)
+    history = train_here(whole, name="seed-plain")
+    assert timeless(train_here(model, out=one_epoch, name="seed-plain")) == timeless(history)
+    assert same(model.state_dict(), whole.state_dict())
 
 
 # --- evaluate ---

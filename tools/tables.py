@@ -7,9 +7,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def cifar10_seed(root: Path) -> str:
-    """Accuracy after 20 epochs, arm by arm."""
-    results = json.loads((root / "assets/results/cifar10_seed.json").read_text())
+def study(root: Path, name: str) -> str:
+    """Accuracy after the last epoch, arm by arm."""
+    results = json.loads((root / "assets/results" / f"{name}.json").read_text())
     lines = ["| network and recipe | parameters | test accuracy, % | seeds |", "|---|---:|---:|---:|"]
     for row in results["summary"]:
         spread = "" if row["sd"] is None else f" ± {row['sd']:.1f}"
@@ -27,7 +27,22 @@ def speed(root: Path) -> str:
     return "\n".join([*lines, "", f"{where}. A process that trains holds at most {results['peak_memory_gb']} GB."])
 
 
-TABLES = {"cifar10_seed": cifar10_seed, "speed": speed}
+def sliders(root: Path) -> str:
+    """One step of a slider, message in to idle, beside a new matplotlib figure a step."""
+    results = json.loads((root / "assets/results/speed.json").read_text())
+    lines = ["| one step of a slider | median, ms | sent, kB | times as fast |", "|---|---:|---:|---:|"]
+    for row in results["rows"]:
+        if row["group"] == "sliders":
+            lines.append(f"| {row['what']} | {row['milliseconds']:.1f} | {row['kilobytes']:.0f} | {row['ratio']:.0f} |")
+    return "\n".join(lines)
+
+
+TABLES = {
+    "cifar10_seed": lambda root: study(root, "cifar10_seed"),
+    "straighten": lambda root: study(root, "straighten"),
+    "speed": speed,
+    "sliders": sliders,
+}
 
 
 def fill(text: str, root: Path = ROOT) -> str:
