@@ -159,7 +159,7 @@ class Film:
     """All frames that the browser paints meanwhile, cut to one part of the page: .frames, arrays (H, W, 3)."""
 
     def __init__(self, part):
-        self.page, self.box, self.frames = part.page, part.bounding_box(), []
+        self.page, self.box, self.taken = part.page, part.bounding_box(), []
 
     def __enter__(self):
         self.camera = self.page.context.new_cdp_session(self.page)
@@ -169,14 +169,25 @@ class Film:
 
     def _take(self, frame: dict) -> None:
         self.camera.send("Page.screencastFrameAck", {"sessionId": frame["sessionId"]})
-        image = Image.open(io.BytesIO(base64.b64decode(frame["data"]))).convert("RGB")
-        x, y, scale = self.box["x"], self.box["y"], image.width / self.page.viewport_size["width"]
-        corners = (x, y, x + self.box["width"], y + self.box["height"])
-        self.frames.append(np.asarray(image.crop([round(corner * scale) for corner in corners])))
+        self.taken.append(frame["data"])  # looked at later: it would hold up the mouse
 
     def __exit__(self, *error):
         self.camera.send("Page.stopScreencast")
         self.camera.detach()
+
+    @property
+    def frames(self) -> list[np.ndarray]:
+        return [self._cut(Image.open(io.BytesIO(base64.b64decode(data)))) for data in self.taken]
+
+    def _cut(self, image: Image.Image) -> np.ndarray:
+        x, y, scale = self.box["x"], self.box["y"], image.width / self.page.viewport_size["width"]
+        corners = (x, y, x + self.box["width"], y + self.box["height"])
+        return np.asarray(image.convert("RGB").crop([round(corner * scale) for corner in corners]))
+
+    def assert_never_blank(self) -> None:
+        """Not for one frame: a picture has light and dark in it."""
+        assert len(self.taken) > 10
+        assert min(frame.std() for frame in self.frames) > 10
 
 
 class Sliders:
@@ -226,8 +237,7 @@ def test_a_slider_moves_by_keyboard_and_nothing_else_on_the_page_does(opened, ke
         assert all(old != new for old, new in zip(before, after, strict=True))  # picture, lines and numbers
         assert looks > 30 and pictures > 10
         assert faults == []
-        # Never blank, not for one frame: a picture has light and dark in it.
-        assert len(film.frames) > 10 and min(frame.std() for frame in film.frames) > 10
+        film.assert_never_blank()
         for _ in range(30):
             opened.keyboard.press("ArrowLeft")
         assert sliders.state() == before
@@ -250,7 +260,7 @@ def test_after_a_fast_drag_the_picture_is_that_of_the_last_value(opened):
             dragged, value = sliders.state(), sliders.readout.inner_text()
         _, faults, pictures = sliders.root.evaluate(SEEN)
         assert pictures > 3 and faults == []
-        assert len(film.frames) > 10 and min(frame.std() for frame in film.frames) > 10
+        film.assert_never_blank()
         # There and back again, slowly: what stands at this value now stood there after the drag.
         for key in ("ArrowLeft", "ArrowRight"):
             opened.keyboard.press(key)

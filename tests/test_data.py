@@ -319,8 +319,8 @@ def test_the_letter_on_the_test_card_is_an_f_that_tells_turns_and_mirrors_apart(
 def test_the_test_card_is_the_same_picture_at_every_size():
     large, small = data_module.test_card(64), data_module.test_card(32)
     assert (F.avg_pool2d(large, 2) - small).abs().mean() < 0.005
-    edge = small[0, 0, 8:24].reshape(4, 4)  # squares of a quarter of the way from the middle to the edge
-    assert (edge == edge[:, :1]).all() and edge[:, 0].diff().sign().tolist() in ([1, -1, 1], [-1, 1, -1])
+    for edge in (small[0, 0, 8:24].reshape(4, 4), small[0, 8:24, 0].reshape(4, 4)):  # light and dark squares, eight a side
+        assert (edge == edge[:, :1]).all() and edge[:, 0].diff().sign().tolist() in ([1, -1, 1], [-1, 1, -1])
 
 
 def test_a_test_card_too_small_to_read_is_refused():

@@ -9,7 +9,7 @@ from torch import nn
 from stn_helpers.classifiers import DigitNet
 from stn_helpers.data import Images, load
 from stn_helpers.distortions import distorted
-from stn_helpers.poses import blur
+from stn_helpers.poses import blur, undone
 from stn_helpers.straighten import LeanReader, measure, read_lean
 from stn_helpers.theta import decompose
 from stn_helpers.transformer import SpatialTransformer
@@ -129,6 +129,7 @@ def test_on_turned_images_the_lean_is_read_in_three_ways(digits, monkeypatch):
     net = network(Knows("rotation", torch.linspace(-1, 1, 80)[:, None])).train()
     found = measure(net, *digits, "turned", 4)
     assert found.keys() == {"undone", "blur", "lean"} and not net.training
+    assert found["undone"] == undone(net.transformer.family.matrix(net.transformer.says), distorted(digits[1], "turned")[1])
     assert found["lean"] == {"as it is": 1.0, "straightened": 2.0, "and theta": 3.0}
     eye = net.transformer
     assert asked == [(None, False, *digits, 4), (eye, False, *digits, 4), (eye, True, *digits, 4)]

@@ -324,6 +324,7 @@ def test_only_what_is_bent_takes_energy_and_it_grows_with_the_square(k, theta, s
     straight = map_points(theta, control_points(k).double()).flatten(1)
     energy = spline.energy(params)
     assert energy.shape == (3,) and (energy > 0).all()
+    torch.testing.assert_close(spline.energy(params.float()), energy, rtol=1e-4, atol=0)  # and in double
     torch.testing.assert_close(spline.energy(3 * params + straight), 9 * energy)
     torch.testing.assert_close(spline.energy(straight), torch.zeros(1).double(), **CLOSE)
     torch.testing.assert_close(spline.split(straight)[0], theta, **CLOSE)

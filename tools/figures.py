@@ -2,9 +2,12 @@
 
 import math
 import sys
+from contextlib import redirect_stdout
 
+import nbformat
 import torch
 import torch.nn.functional as F
+from IPython.core.inputtransformer2 import TransformerManager
 from torchvision.utils import make_grid
 
 from stn_helpers.checkpoint import fill, load_weights, write_whole
@@ -121,12 +124,26 @@ def straighten() -> bytes:
     return gif([frames[0]] * 4 + frames + [frames[-1]] * 8, milliseconds=200)
 
 
+def failures() -> bytes:
+    """The gallery of notebook 04b, by the notebook's own cells, so that it is written only once."""
+    book = nbformat.read(ASSETS.parent / "notebooks" / "04b_seven_ways_to_fail.ipynb", as_version=4)
+    scope: dict = {}
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            with redirect_stdout(None):
+                exec(TransformerManager().transform_cell(cell.source), scope)
+        if "gallery" in cell.metadata.get("tags", []):
+            break
+    return png(scope["fig"])
+
+
 FIGURES = {
     "Transformations.png": transformations,
     "AffineTPS.gif": affine_tps,
     "spatial_transformer.png": lambda: png(spatial_transformer()),
     "theta_gradient.png": lambda: png(theta_gradient()),
     "straighten.gif": straighten,
+    "failures.png": failures,
     "cifar10_attended.png": cifar10_attended,
 }
 
