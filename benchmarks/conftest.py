@@ -29,23 +29,33 @@ def note():
 
 
 def rows(benchmarks) -> list[dict]:
-    """Images a second of each benchmark (its median round), and the ratio to the first of its group."""
+    """A row for each benchmark, from its median round: images a second, or for a slider milliseconds and kilobytes a step.
+
+    ratio: how many times as fast as the first of its group.
+    """
     out, first = [], {}
     for bench in benchmarks:
-        if bench.has_error or "images" not in bench.extra_info:
+        if bench.has_error or "what" not in bench.extra_info:
             continue
-        rate = bench.extra_info["images"] / bench.stats.median
+        facts, seconds = bench.extra_info, bench.stats.median
+        rate = facts.get("images", 1) / seconds
         first.setdefault(bench.group, rate)
-        out.append(
-            {
-                "group": bench.group,
-                "what": bench.extra_info["what"],
-                "images_per_second": round(rate, 1),
-                "ratio": round(rate / first[bench.group], 2),
-                "rounds": bench.stats.rounds,
-            }
-        )
+        if "images" in facts:
+            measured = {"images_per_second": round(rate, 1)}
+        else:
+            measured = {"milliseconds": round(1000 * seconds, 2), "kilobytes": facts["kilobytes"]}
+        row = {"group": bench.group, "what": facts["what"], **measured, "ratio": round(rate / first[bench.group], 2)}
+        out.append({**row, "rounds": bench.stats.rounds})
     return out
+
+
+def line(row: dict) -> str:
+    """A row as the terminal shows it."""
+    if "images_per_second" in row:
+        measured = f"{row['images_per_second']:12,.0f} /s"
+    else:
+        measured = f"{row['milliseconds']:9.2f} ms {row['kilobytes']:6.1f} kB"
+    return f"{row['group']:10s} {row['what']:58s} {measured:>19s}   x {row['ratio']:.2f}"
 
 
 def pytest_terminal_summary(terminalreporter, config) -> None:
@@ -54,8 +64,11 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
     if not table:
         return
     for row in table:
-        terminalreporter.write_line(
-            f"{row['group']:10s} {row['what']:58s} {row['images_per_second']:12,.0f} /s   x {row['ratio']:.2f}"
-        )
+        terminalreporter.write_line(line(row))
+    # All rows are of one run: a part of the benchmarks never takes the place of the whole.
+    ran, all_files = {bench.fullname.split("::")[0] for bench in session.benchmarks}, set(Path(__file__).parent.glob("test_*.py"))
+    if {Path(name).name for name in ran} != {path.name for path in all_files}:
+        terminalreporter.write_line(f"{RESULTS.name} is left as it was: these are not all benchmarks")
+        return
     facts = {"command": "make bench", **EXTRA, **provenance(torch.device("cpu")), "rows": table}
     write_whole(RESULTS, (json.dumps(facts, indent=1) + "\n").encode())

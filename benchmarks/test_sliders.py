@@ -1,0 +1,73 @@
+"""One step of a slider at 128 pixels, from the message that moves it to "idle": a new figure each time, against the explorers."""
+
+from itertools import cycle
+
+import pytest
+
+from tools.kernel import Kernel
+
+# What people write: a figure for each step, the sampling grid over the source beside the target, theta below.
+FIGURE = """
+import matplotlib.pyplot as plt
+from ipywidgets import interact
+
+from stn_helpers.data import test_card
+from stn_helpers.grid import sampling_grid
+from stn_helpers.sampler import warp
+from stn_helpers.theta import affine
+
+card = test_card(128)
+
+def look(angle=0.0):
+    theta = affine(angle)
+    x, y = ((sampling_grid(theta, (128, 128))[0] + 1) * 64 - 0.5).unbind(-1)
+    fig, (left, right) = plt.subplots(1, 2)
+    left.imshow(card.permute(1, 2, 0))
+    for k in range(0, 128, 16):
+        left.plot(x[k], y[k], "r")
+        left.plot(x[:, k], y[:, k], "r")
+    left.set_title("source")
+    right.imshow(warp(card, theta).permute(1, 2, 0))
+    right.set_title("target")
+    plt.show()
+    print(theta)
+
+slider = interact(look, angle=(-180.0, 180.0)).widget.children[0]
+"""
+EXPLORER = "from stn_helpers.widgets import {0}\nslider = {0}().sliders['{1}']"
+# {what: (cell, the values that the slider goes through, rounds)}; the first is what the others are compared with.
+WAYS = {
+    "interact and a new figure": (FIGURE, range(-90, 90), 30),
+    "interact and a new figure of 4.8 x 2.4 inches": (
+        FIGURE.replace("subplots(1, 2)", "subplots(1, 2, figsize=(4.8, 2.4))"),
+        range(-90, 90),
+        30,
+    ),
+    "MatrixExplorer": (EXPLORER.format("MatrixExplorer", "angle"), range(-90, 90), 300),
+    "SplineExplorer": (EXPLORER.format("SplineExplorer", "x5"), [k / 100 for k in range(-90, 90)], 300),
+    "OutputExplorer": (EXPLORER.format("OutputExplorer", "angle"), range(-90, 90), 300),
+}
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    with Kernel() as running:
+        yield running
+
+
+@pytest.mark.benchmark(group="sliders")
+@pytest.mark.parametrize("what", WAYS)
+def test_step(benchmark, kernel, what):
+    cell, values, rounds = WAYS[what]
+    model = kernel.run(cell + "\nprint(slider.model_id)").split()[-1]
+    steps, sent = cycle(values), []
+
+    def step():
+        sent.append(kernel.until_idle(kernel.move(model, value=next(steps))))
+
+    benchmark.pedantic(step, rounds=rounds, warmup_rounds=5)
+    sizes = sorted(kernel.bytes_of(messages) for messages in sent)
+    benchmark.extra_info.update(what=what, kilobytes=round(sizes[len(sizes) // 2] / 1000, 1))
+    assert any(message["msg_type"] in ("comm_msg", "display_data") for message in sent[-1])
+    if what.endswith("Explorer"):
+        assert sizes[-1] <= 20_000
