@@ -261,7 +261,7 @@ class Explorer(ipywidgets.VBox):
             self._style.value = (
                 f"<style>.stn-{self.model_id}{{background:#e4e4e4 url(data:image/jpeg;base64,{data}) center/"
                 f"{100 * self._wide / ROOM:.2f}% {100 * self._high / ROOM:.2f}% no-repeat}}"
-                ".stn-target{image-rendering:pixelated}</style>"
+                ".stn-sharp{image-rendering:pixelated}</style>"
             )
         self._draw()
 
@@ -269,7 +269,7 @@ class Explorer(ipywidgets.VBox):
         """One step: everything that follows from the sliders."""
         if self._busy:
             return
-        with self._spoken(), one_thread():
+        with self._spoken(), one_thread(), torch.inference_mode():
             theta = self.theta
             grid = self.grid(theta)
             numbers, sentence = self.facts(theta, grid)
@@ -417,7 +417,7 @@ class SplineExplorer(Explorer):
     k: control points a side, 2 to 5. pictures and errors: see `Explorer`. Taught in notebook 01.
     """
 
-    joints = 17  # a bent line
+    joints = 13  # a bent line
 
     def __init__(self, k: int = 3, pictures=None, presets=None):
         if not isinstance(k, int) or not 2 <= k <= 5:
@@ -536,6 +536,7 @@ class OutputExplorer(Explorer):
         self._controls.children = [*self._controls.children, self.padding, self.smooth]
         for control in (self.padding, self.smooth):
             control.observe(self._draw, "value")
+        self._image.add_class("stn-sharp")  # the pixels of a small target are to be seen
 
     @property
     def theta(self) -> Tensor:

@@ -21,10 +21,10 @@ from PIL import Image
 from stn_helpers import widgets
 from stn_helpers.data import load, test_card
 from stn_helpers.grid import family_grid, sampling_grid, target_points
-from stn_helpers.plots import BLUE, RED
+from stn_helpers.plots import BLUE, RED, image_row, png
 from stn_helpers.sampler import PADDINGS, sample, warp
 from stn_helpers.theta import CORNERS, affine, as_matrix, control_points, family, map_points, projective
-from stn_helpers.widgets import MatrixExplorer, OutputExplorer, SplineExplorer, jpeg
+from stn_helpers.widgets import Frames, MatrixExplorer, OutputExplorer, SplineExplorer, jpeg
 from tools.kernel import Kernel, updates
 
 test_card.__test__ = False  # the picture, not a test
@@ -546,6 +546,21 @@ def test_bytes_and_floats_are_the_same_picture():
 
 
 # Labels
+
+
+def test_frames_show_the_picture_that_the_slider_counts_to():
+    pictures = [png(image_row([torch.full((1, 8, 8), shade)])) for shade in (0.0, 0.5, 1.0)]
+    frames = Frames(pictures, label="epoch")
+    image, slider = frames.image, frames.slider
+    assert (slider.min, slider.max, slider.value, slider.description, image.value) == (0, 2, 0, "epoch", pictures[0])
+    for count in (2, 1, 0):
+        slider.value = count
+        assert image.value == pictures[count]
+    size = Image.open(io.BytesIO(pictures[0])).size
+    assert (image.layout.width, image.layout.height) == tuple(f"{side}px" for side in size)  # the page never jumps
+    assert repr(frames).endswith(".")
+    with pytest.raises(ValueError, match="pictures is empty"):
+        Frames([], label="epoch")
 
 
 def test_labels_say_their_units(any_page):
