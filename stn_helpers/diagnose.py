@@ -62,7 +62,7 @@ def diagnose(model: nn.Module, images: Tensor, labels: Tensor | None = None) -> 
         raise ValueError("model.transformer is missing, or is no SpatialTransformer: there is nothing to diagnose")
     modes = {module: module.training for module in model.modules()}
     try:
-        with torch.random.fork_rng([images.device] if images.is_cuda else []), torch.inference_mode(False), torch.enable_grad():
+        with torch.random.fork_rng([images.device] if images.is_cuda else []), torch.inference_mode(False):
             found = _examine(model.eval(), images.detach().clone(), None if labels is None else labels.clone())
     finally:
         for module, mode in modes.items():
@@ -91,8 +91,7 @@ def _examine(model: nn.Module, images: Tensor, labels: Tensor | None) -> dict[st
 
 def _start(model: nn.Module, images: Tensor, inputs: Tensor, params: Tensor, labels: Tensor | None) -> dict[str, str]:
     """What is wrong with how theta is made: whether a gradient moves it, where it can go, and where it began."""
-    transformer, identity = model.transformer, params.new_tensor(model.transformer.family.identity)
-    last = transformer.to_theta
+    transformer, last, identity = model.transformer, model.transformer.to_theta, params.new_tensor(model.transformer.family.identity)
     # The nudge has the bias's gradient, also where that is frozen; and zero, not an error, where a graph is cut.
     nudge = last.weight.new_zeros(last.out_features, requires_grad=True)
     with last.register_forward_hook(lambda layer, given, said: said + nudge):
@@ -108,7 +107,8 @@ def _start(model: nn.Module, images: Tensor, inputs: Tensor, params: Tensor, lab
             return transformer.params(inputs[:1])[0].detach()
 
     found, ends = {}, torch.stack([theta(answer) for answer in (-1e9, -1e8, -3.0, 3.0, 1e8, 1e9)])
-    squashed = (ends[0] == ends[1]) & (ends[1] != ends[2]) & (ends[3] != ends[4]) & (ends[4] == ends[5])  # flat far out, not at 3
+    # Squashed is what is flat far out, and not yet there at 3.
+    squashed = ((ends[0] == ends[1]) & (ends[1] != ends[2])) | ((ends[3] != ends[4]) & (ends[4] == ends[5]))
     low, high = ends.amin(0), ends.amax(0)
     for k in (squashed & ((identity <= low) | (identity >= high))).nonzero()[:1, 0].tolist():
         now = f"Number {k} of theta is {params[:, k].median():.2f} and stays between {low[k]:.2f} and {high[k]:.2f}"

@@ -26,7 +26,7 @@ from .theta import affine, as_matrix, control_points, decompose, family, invert
 SIDE = 128  # pixels of the target
 ROOM = 1.5  # the source is drawn with room around it, from -ROOM to ROOM
 SCREEN = 144  # pixels on the page for the target; the source is drawn as large
-LABEL, CONTROL = "170px", "372px"  # widths on the page
+LABEL, CONTROL, WIDE = "170px", "372px", 430  # widths on the page; the numbers are WIDE pixels wide
 
 
 def jpeg(image: Tensor) -> bytes:
@@ -134,7 +134,7 @@ class Explorer(ipywidgets.VBox):
             raise ValueError("pictures is empty; expected at least one {name: tensor (C, H, W)}")
         self._busy = False
         self._build()
-        super().__init__([self._style, self._buttons, self._views, self._numbers, self._message])
+        super().__init__([self._style, self._buttons, self._views, self._message])
         self._choose()
 
     # --- what a subclass says ---
@@ -213,20 +213,20 @@ class Explorer(ipywidgets.VBox):
         buttons += [self._button(label, lambda _, values=values: self._preset(values)) for label, values in self.presets.items()]
         self._buttons = ipywidgets.Box(buttons, layout={"flex_flow": "row wrap"})
         self._controls = ipywidgets.VBox([self._choice, *self.sliders.values()])
-        frame = f"{ROOM * SCREEN:.0f}px"
-        self._source = ipywidgets.HTML(layout={"width": frame, "height": frame, "margin": "4px 8px"})
+        # The drawing and the numbers below it are one widget, for each widget that changes costs a message. It is as wide as the
+        # numbers, and the target stands in its free corner, beside the drawing.
+        frame = round(ROOM * SCREEN)
+        self._source = ipywidgets.HTML(layout={"width": f"{WIDE}px", "height": f"{frame + 140}px", "flex": "0 0 auto"})
         self._image = ipywidgets.Image(
             format="jpeg", layout={"width": f"{SCREEN}px", "height": f"{SCREEN}px", "object_fit": "contain"}
         )
         self._image.add_class("stn-target")
-        place = ipywidgets.Box([self._image], layout={"height": frame, "align_items": "center", "margin": "4px 0"})
-        source = ipywidgets.VBox(
-            [ipywidgets.HTML("<b>source</b>, and where theta looks", layout={"margin": "2px 8px"}), self._source]
-        )
-        target = ipywidgets.VBox([ipywidgets.HTML("<b>target</b>"), place])
-        # Where there is no room beside the sliders, source and target go below them together.
-        self._views = ipywidgets.Box([self._controls, ipywidgets.Box([source, target])], layout={"flex_flow": "row wrap"})
-        self._numbers = ipywidgets.HTML(layout={"min_height": "10em"})
+        corner = {"height": f"{frame}px", "align_items": "center", "margin": f"0 0 0 {frame + 10 - WIDE}px", "flex": "0 0 auto"}
+        target = ipywidgets.Box([self._image], layout=corner)
+        names = [ipywidgets.HTML(f"<b>{name}</b>", layout={"width": f"{frame + 8}px"}) for name in ("source", "target")]
+        pictures = ipywidgets.VBox([ipywidgets.Box(names), ipywidgets.Box([self._source, target])], layout={"margin": "0 8px"})
+        # Where there is no room beside the sliders, the pictures go below them.
+        self._views = ipywidgets.Box([self._controls, pictures], layout={"flex_flow": "row wrap"})
         self._message = ipywidgets.HTML(layout={"height": "3em", "overflow": "auto"})
         self._style = ipywidgets.HTML(layout={"height": "0px", "margin": "0"})
 
@@ -273,11 +273,11 @@ class Explorer(ipywidgets.VBox):
             theta = self.theta
             grid = self.grid(theta)
             numbers, sentence = self.facts(theta, grid)
+            numbers = f'<pre style="line-height:1.25;margin:6px 0 0;white-space:pre;overflow-x:auto">{escape(numbers)}</pre>'
             picture, drawing = jpeg(self.target(grid)), self._drawing(grid[0])
             # All is computed before any of it is shown: a step that fails leaves no half of itself on the page.
             self._image.value = picture
-            self._source.value = drawing
-            self._numbers.value = f'<pre style="line-height:1.25;margin:0;white-space:pre;overflow-x:auto">{escape(numbers)}</pre>'
+            self._source.value = drawing + numbers
             self._say(sentence)
 
     @contextmanager

@@ -315,6 +315,17 @@ def test_nor_after_training_and_bounded_around_the_identity_all_is_well():
     assert names(practise(network(Bounded), epochs=3)) == []
 
 
+@pytest.mark.parametrize("squash", [F.softplus, lambda answer: 1 - F.softplus(-answer)])
+def test_a_squash_with_one_end_keeps_the_identity_away_too(squash):
+    class Positive(SpatialTransformer):
+        def params(self, images):
+            return squash(super().params(images))
+
+    assert names(network(Positive)) == ["identity out of reach"]
+    stays = measured(network(Positive), "identity out of reach").split(";")[0].split("between ")[1]
+    assert stays.startswith("0.00 and") or stays.endswith("and 1.00")
+
+
 def test_a_bound_that_holds_the_identity_is_fine():
     class Clamped(SpatialTransformer):
         def params(self, images):
@@ -460,7 +471,7 @@ def test_it_leaves_the_model_as_it_was():
         torch.manual_seed(0)
         net, images, labels = Stem(), torch.rand(6, 3, 12, 20), torch.arange(6) % 5
         net.train()
-        net.stem[1].eval()
+        net.stem[2].eval()
         net(images).sum().backward()
         modes = [module.training for module in net.modules()]
         grads = [weight.grad.clone() for weight in net.parameters()]

@@ -89,11 +89,13 @@ def test_the_lean_is_lost_by_straightening_and_comes_back_with_theta(bars):
     assert as_it_is > 90 and fed > 85 and straight < 60
 
 
-def test_a_reader_is_decided_by_its_seed_and_leaves_the_random_state_alone(digits):
-    before = torch.get_rng_state()
+def test_a_reader_is_decided_by_its_seed_and_leaves_the_random_state_alone(digits, monkeypatch):
+    before, asked = torch.get_rng_state(), []
+    monkeypatch.setattr("stn_helpers.straighten.distorted", lambda data, *how: asked.append(how) or distorted(data, *how))
     one, again, other = (read_lean(None, False, *digits, seed, epochs=1) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
     assert one == again != other
+    assert asked[-2:] == [("turned", 2), ("turned",)]  # trained on angles of its own, tested on those that all share
     assert (0.8 * one) == pytest.approx(round(0.8 * one), abs=1e-4)  # so many of 80, in percent
 
 
