@@ -91,7 +91,7 @@ def _examine(model: nn.Module, images: Tensor, labels: Tensor | None) -> dict[st
 
 def _start(model: nn.Module, images: Tensor, inputs: Tensor, params: Tensor, labels: Tensor | None) -> dict[str, str]:
     """What is wrong with how theta is made: whether a gradient moves it, where it can go, and where it began."""
-    transformer, last, identity = model.transformer, model.transformer.to_theta, params.new_tensor(model.transformer.family.identity)
+    transformer, last = model.transformer, model.transformer.to_theta
     # The nudge has the bias's gradient, also where that is frozen; and zero, not an error, where a graph is cut.
     nudge = last.weight.new_zeros(last.out_features, requires_grad=True)
     with last.register_forward_hook(lambda layer, given, said: said + nudge):
@@ -109,7 +109,7 @@ def _start(model: nn.Module, images: Tensor, inputs: Tensor, params: Tensor, lab
     found, ends = {}, torch.stack([theta(answer) for answer in (-1e9, -1e8, -3.0, 3.0, 1e8, 1e9)])
     # Squashed is what is flat far out, and not yet there at 3.
     squashed = ((ends[0] == ends[1]) & (ends[1] != ends[2])) | ((ends[3] != ends[4]) & (ends[4] == ends[5]))
-    low, high = ends.amin(0), ends.amax(0)
+    low, high, identity = ends.amin(0), ends.amax(0), params.new_tensor(transformer.family.identity)
     for k in (squashed & ((identity <= low) | (identity >= high))).nonzero()[:1, 0].tolist():
         now = f"Number {k} of theta is {params[:, k].median():.2f} and stays between {low[k]:.2f} and {high[k]:.2f}"
         found["identity out of reach"] = f"{now}; the identity has {identity[k]:.2f}."
