@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from stn_helpers.checkpoint import load_weights, sha256
-from stn_helpers.data import data_root
+from stn_helpers.checkpoint import fill, load_weights, sha256
+from stn_helpers.classifiers import build
+from stn_helpers.data import data_root, load
+from stn_helpers.distortions import distorted
 from stn_helpers.studies import STUDIES
+from stn_helpers.training import evaluate
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -121,12 +124,24 @@ def test_the_study_is_matched_and_complete():
 
 
 def test_shipped_weights_are_the_ones_in_the_results_file():
-    weights = json.loads((ROOT / "assets/results/cifar10_seed.json").read_text())["weights"]
+    results = [json.loads(path.read_text()) for path in RESULTS]
+    weights = {name: about for result in results for name, about in result.get("weights", {}).items()}
     files = sorted((ROOT / "assets/checkpoints").iterdir())
     assert [file.stem for file in files] == sorted(weights)
     for file in files:
         assert sha256(file) == weights[file.stem]["sha256"]
-        assert load_weights(file)[1]["data"] == "cifar10"
+        assert load_weights(file)[1]["data"] == ("cifar10" if file.stem.startswith("cifar10") else "digits")
+
+
+def test_shipped_weights_reproduce_their_figure_on_digits():
+    about = json.loads((ROOT / "assets/results/straighten.json").read_text())["weights"]
+    for name, bend in {"straighten_turned": "turned", "straighten_cluttered": "cluttered"}.items():
+        path = ROOT / "assets/checkpoints" / f"{name}.safetensors"
+        tensors, says = load_weights(path)
+        model = build(says["model"])
+        fill(model, tensors, path)
+        found = evaluate(model, distorted(load("digits", train=False), bend)[0])["accuracy"]
+        assert found == pytest.approx(about[name]["test_accuracy"], abs=0.3)  # one digit of 360
 
 
 def test_shipped_weights_reproduce_their_figure_on_cifar10(capsys):
