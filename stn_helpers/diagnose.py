@@ -132,10 +132,10 @@ def _view(transformer: SpatialTransformer, inputs: Tensor, params: Tensor, grid:
     picture = torch.ones_like(inputs[:, :1], requires_grad=True)
     inside = sample(picture, grid, padding_mode="zeros", align_corners=transformer.align_corners)
     outside = 1 - inside.detach().flatten(1).mean(1)
-    # A source pixel is read where the view has a gradient. What is drawn differs from the median; the rest hardly counts.
+    # A source pixel is read where the view has a gradient. What is drawn differs from the median; the rest does not count.
     read = torch.autograd.grad(inside.sum(), picture)[0] > 0
-    drawn = (inputs - inputs.flatten(2).median(-1).values[..., None, None]).abs().sum(1, keepdim=True) + 1e-6
-    covered = ((drawn * read).flatten(1).sum(1) / drawn.flatten(1).sum(1)).median()
+    drawn = (inputs - inputs.flatten(2).median(-1).values[..., None, None]).abs().sum(1, keepdim=True)
+    covered = ((drawn * read).flatten(1).sum(1) / drawn.flatten(1).sum(1)).nanmedian()
     # Half the cross products along the outline: the signed area of the window, 4 for the whole picture, negative in a mirror.
     line = outline(transformer.family, params, aspect=inputs.shape[-1] / inputs.shape[-2])
     area = (line[:, :-1, 0] * line[:, 1:, 1] - line[:, 1:, 0] * line[:, :-1, 1]).sum(1) / 2

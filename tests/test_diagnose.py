@@ -198,7 +198,12 @@ def test_one_picture_of_a_healthy_network(healthy):
 
 def test_a_blank_picture_says_nothing_against_it(healthy):
     assert names(healthy, torch.zeros(1, 1, 28, 28), LABELS[:1]) == []
-    assert names(healthy, torch.cat([torch.zeros(3, 1, 28, 28), IMAGES]), torch.cat([LABELS[:3], LABELS])) == []
+
+
+def test_nor_does_it_hide_what_is_wrong():
+    images, labels = torch.cat([torch.zeros(3, 1, 28, 28), IMAGES]), torch.cat([LABELS[:3], LABELS])
+    assert names(say(network(), 1, 0, 9, 0, 1, 9), images, labels) == ["collapsed"]
+    assert names(say(network(family="attention"), 0.4, 0.5, 0.5), images, labels) == ["zoomed in"]
 
 
 def test_many_copies_of_one_picture_look_alike_and_that_is_no_finding(healthy):
@@ -361,6 +366,9 @@ def test_for_a_rotation_it_is_a_turn_of_ten_degrees_at_most_and_harmless():
 def test_an_identity_that_was_eaten_reads_the_same():
     assert names(say(network(), 0.34, 0, 0, 0, 0.34, 0)) == ["no identity in the bias"]
     assert names(say(network(), 0.37, 0, 0, 0, 0.37, 0)) == []
+    ill = say(network(), 0.34, 0, 0, 0, 0.34, 0)
+    ill.transformer.to_theta.weight.data[0, 0] = 1e-6
+    assert names(ill) == ["no identity in the bias"]
     assert "0.34 of" in measured(say(network(), 0.34, 0, 0, 0, 0.34, 0), "no identity in the bias")
 
 
