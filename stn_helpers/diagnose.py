@@ -137,7 +137,7 @@ def _view(transformer: SpatialTransformer, inputs: Tensor, params: Tensor, grid:
     drawn = (inputs - inputs.flatten(2).median(-1).values[..., None, None]).abs().sum(1, keepdim=True)
     covered = ((drawn * read).flatten(1).sum(1) / drawn.flatten(1).sum(1)).nanmedian()
     # Half the cross products along the outline: the signed area of the window, 4 for the whole picture, negative in a mirror.
-    line = outline(transformer.family, params, aspect=inputs.shape[-1] / inputs.shape[-2])
+    line = outline(transformer.family, params)
     area = (line[:, :-1, 0] * line[:, 1:, 1] - line[:, 1:, 0] * line[:, :-1, 1]).sum(1) / 2
     window, mirrored = f"its window is {(area.abs() / 4).sqrt().median():.2f} pictures wide", (area < 0).float().mean()
     black = inputs.min() if transformer.padding_mode == "zeros" else 0

@@ -247,6 +247,20 @@ def test_a_window_that_reaches_far_out(padding):
     assert names(say(network(padding_mode=padding), 1.15, 0, 0, 0, 1.15, 0)) == []
 
 
+def test_it_is_the_median_picture_that_counts():
+    class Strays(SpatialTransformer):
+        share = 0.6
+
+        def params(self, images):
+            far = torch.arange(len(images)) < self.share * len(images)
+            return super().params(images) + 0.6 * far[:, None] * torch.tensor([0.0, 0, 1, 0, 0, 1])
+
+    net = network(Strays)
+    assert names(net) == ["looks past the picture"]
+    net.transformer.share = 0.4
+    assert names(net) == []
+
+
 # 2. Too large a learning rate
 
 
