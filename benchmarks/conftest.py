@@ -8,7 +8,7 @@ import torch
 
 from stn_helpers.checkpoint import write_whole
 from stn_helpers.data import load
-from stn_helpers.studies import provenance
+from stn_helpers.runner import provenance
 
 RESULTS = Path(__file__).resolve().parent.parent / "assets" / "results" / "speed.json"
 EXTRA: dict = {}

@@ -1,9 +1,13 @@
 """python -m stn_helpers train | evaluate | study: the same functions that the notebooks call, from a terminal."""
 
 import argparse
+import os
 import shlex
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -11,7 +15,8 @@ import torch
 from .checkpoint import fill, load_weights, save_weights
 from .classifiers import MODELS, build
 from .data import DATASETS, data_root, load
-from .studies import STUDIES, run_study
+from .runner import run_study
+from .studies import STUDIES
 from .training import RECIPES, evaluate, fit, pick_device
 
 
@@ -52,12 +57,29 @@ def evaluate_file(args: argparse.Namespace) -> None:
 
 
 def study(args: argparse.Namespace) -> None:
-    arms = args.arms.split(";") if args.arms else None
+    arms, sets = ([name.strip() for name in text.split(";")] if text else None for text in (args.arms, args.sets))
     command = "python -m stn_helpers " + shlex.join(sys.argv[1:])
-    results = run_study(args.name, args.seeds, arms, args.epochs, args.device, args.precision, command=command)
+    options = {"device": args.device, "precision": args.precision, "sets": sets, "command": command}
+    with workers(args.workers) as executor:
+        results = run_study(args.name, args.seeds, arms, args.epochs, executor=executor, **options)
     for row in results["summary"]:
         spread = "" if row["sd"] is None else f" +- {row['sd']:.2f}"
-        print(f"{row['arm']:28s} {row['epochs']:3d} epochs, {row['seeds']} seeds: {row['mean']:.2f}{spread} %")
+        gain, line = (
+            row.get("gain"),
+            f"{row['arm']:34s} {row['epochs']:3d} epochs, {row['seeds']} seeds: {row['mean']:.2f}{spread} %",
+        )
+        if gain and gain["seeds"] > 1:
+            line += f", gain {gain['mean']:+.2f} ({gain['low']:+.2f} to {gain['high']:+.2f})"
+        print(line)
+
+
+def workers(count: int):
+    """An executor of so many processes, which share the cores; for one, None: run here."""
+    if count == 1:
+        return nullcontext()
+    threads = max(1, (os.cpu_count() or 1) // count)
+    # Spawned, not forked: a fork of a process whose torch has threads can hang.
+    return ProcessPoolExecutor(count, get_context("spawn"), torch.set_num_threads, (threads,))
 
 
 def positive(text: str) -> int:
@@ -95,6 +117,8 @@ def parser() -> argparse.ArgumentParser:
     three.add_argument("name", choices=STUDIES)
     three.add_argument("--seeds", type=positive, default=3, help="how many")
     three.add_argument("--arms", help="some arms only, separated by semicolons")
+    three.add_argument("--sets", help="only the arms tested under these distortions, separated by semicolons")
+    three.add_argument("--workers", type=positive, default=1, help="how many processes share the work")
     three.add_argument("--epochs", type=positive, help="shorter runs, for a try")
 
     for command in (one, two, three):

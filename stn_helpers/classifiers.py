@@ -5,7 +5,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from .transformer import Blind, Normalize, SpatialTransformer, light_localization, seed_localization
+from .transformer import Blind, Noise, Normalize, SpatialTransformer, light_localization, seed_localization
 
 # Mean and standard deviation of the 50,000 CIFAR-10 training images, channel by channel, in [0, 1].
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -106,25 +106,129 @@ class DigitNet(nn.Module):
         return self.classifier(self.transformer(images))
 
 
+def small_classifier() -> tuple[nn.Module, nn.Module]:
+    """`seed_classifier` without dropout, for images of any size from 32 pixels up, in two parts: up to its first map, the rest.
+
+    At 32 x 32 it is the very same network. The first map has 10 channels. Taught in notebook 06.
+    """
+    layers = list(seed_classifier(conv_dropout=0, dropout=0))
+    return nn.Sequential(*layers[:3]), nn.Sequential(*layers[3:7], nn.AdaptiveAvgPool2d(5), *layers[7:])
+
+
+class Residual(nn.Module):
+    """images + inside(images)."""
+
+    def __init__(self, inside: nn.Module):
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images + self.inside(images)
+
+
+def conv_block(channels: int, out: int, pool: bool = False) -> nn.Sequential:
+    """Convolution 3 x 3, pooling by 2 if wanted, batch norm, GELU."""
+    conv = nn.Conv2d(channels, out, kernel_size=3, padding=1, bias=False)
+    return nn.Sequential(conv, *[nn.MaxPool2d(2)] * pool, nn.BatchNorm2d(out), nn.GELU())
+
+
+def strong_classifier(widths: tuple[int, ...] = (24, 64, 256, 256)) -> tuple[nn.Module, nn.Module]:
+    """A small residual network in the manner of ResNet-9, in two parts: up to its first pooled map, and the rest.
+
+    1,973,186 parameters, images (N, 3, H, W) of any size from 8 pixels up. The first map has 64 channels.
+    After Page's ResNet-9 (2018) and Jordan's airbench (2024, arXiv 2404.00498). Taught in notebook 06.
+    """
+    blocks = [
+        nn.Sequential(conv_block(low, high, pool=True), Residual(conv_block(high, high)))
+        for low, high in zip(widths, widths[1:], strict=False)
+    ]
+    stem = nn.Sequential(conv_block(3, widths[0]), blocks[0])
+    return stem, nn.Sequential(*blocks[1:], nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 10))
+
+
+class StudyNet(nn.Module):
+    """One classifier with a spatial transformer in one of many places: the arms of the CIFAR-10 study.
+
+    classifier: small or strong. arm: plain (no transformer); light or heavy (at the input, by its localization network);
+    frozen (says identity for ever); random (theta drawn at random while training, its mean when tested);
+    no-warp (the light localization network's features added to the logits: its parameters spent on the classifier);
+    feature (on the first feature map); two (at the input and on the feature map).
+    spread: for random alone, {"mean": (6), "covariance": (6, 6)} of the raw affine numbers.
+    images: (N, 3, H, W) in [0, 1], 32 pixels a side or more. Every arm's classifier sees as many pixels as came.
+    Raises ValueError for another name, or a random arm without its spread. Taught in notebook 06.
+    """
+
+    def __init__(self, classifier: str, arm: str, spread: dict | None = None):
+        super().__init__()
+        if classifier not in ("small", "strong") or arm not in STUDY_ARMS:
+            raise ValueError(
+                f"classifier and arm are {classifier!r} and {arm!r}; expected small or strong, and one of {STUDY_ARMS}"
+            )
+        # The classifier comes first, so that twins with one seed start from the very same classifier weights.
+        self.stem, self.trunk = small_classifier() if classifier == "small" else strong_classifier()
+        self.normalize = Normalize(CIFAR10_MEAN, CIFAR10_STD)
+        self.transformer, self.inner, self.extra = nn.Identity(), nn.Identity(), None
+        look = Normalize(CIFAR10_MEAN, CIFAR10_STD)
+        if arm in ("light", "two", "frozen"):
+            self.transformer = SpatialTransformer(nn.Sequential(look, light_localization()))
+            self.transformer.requires_grad_(arm != "frozen")
+        elif arm == "heavy":
+            # It is made for 32 x 32: a larger canvas is averaged down for it, as in the paper.
+            self.transformer = SpatialTransformer(nn.Sequential(look, nn.AdaptiveAvgPool2d(32), seed_localization()))
+        elif arm == "random":
+            self.transformer = random_transformer(spread)
+        elif arm == "no-warp":
+            self.extra = nn.Sequential(light_localization(), nn.Linear(32, 10))
+        if arm in ("feature", "two"):
+            self.inner = SpatialTransformer(light_localization(10 if classifier == "small" else 64))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 32:
+            raise ValueError(f"images have shape {tuple(images.shape)}; expected (N, 3, H, W) with 32 pixels a side or more")
+        attended = self.normalize(self.transformer(images))
+        logits = self.trunk(self.inner(self.stem(attended)))
+        return logits if self.extra is None else logits + self.extra(attended)
+
+
+STUDY_ARMS = ("plain", "light", "heavy", "frozen", "random", "no-warp", "feature", "two")
+
+
+def random_transformer(spread: dict | None) -> SpatialTransformer:
+    """A transformer whose theta is drawn from N(mean, covariance) while training and is the mean when tested."""
+    if spread is None:
+        raise ValueError("a random theta needs its spread, {'mean': (6), 'covariance': (6, 6)}: measure that of a learned one")
+    # Standing still is a spread too, and has no Cholesky factor: hence the eigenvectors.
+    values, vectors = torch.linalg.eigh(torch.tensor(spread["covariance"], dtype=torch.float64))
+    transformer = SpatialTransformer(Noise(6), features=6).requires_grad_(False)
+    transformer.to_theta.weight.copy_(vectors * values.clamp(min=0).sqrt())
+    transformer.to_theta.bias.copy_(torch.tensor(spread["mean"]))
+    return transformer
+
+
 MODELS = {
     "seed": lambda **options: SeedNet("learned", **options),
     "seed-plain": lambda **options: SeedNet(None, **options),
     "seed-fixed": lambda **options: SeedNet("fixed", **options),
     "seed-frozen": lambda **options: SeedNet("frozen", **options),
     "seed-no-warp": lambda **options: SeedNet("no-warp", **options),
-    # These have no dropout, whatever the recipe says.
+    # From here on there is no dropout, whatever the recipe says.
     "digit": lambda **_: DigitNet("affine"),
     "digit-plain": lambda **_: DigitNet(None),
     "digit-wide": lambda **_: DigitNet(None, width=14),
     "digit-rotation": lambda **_: DigitNet("rotation"),
     "digit-attention": lambda **_: DigitNet("attention"),
+    **{
+        f"{classifier}-{arm}": lambda classifier=classifier, arm=arm, spread=None, **_: StudyNet(classifier, arm, spread)
+        for classifier in ("small", "strong")
+        for arm in STUDY_ARMS
+    },
 }
 
 
 def build(name: str, seed: int = 0, **options) -> nn.Module:
     """A network by name, its weights drawn from `seed` alone; nothing global is left seeded.
 
-    options: conv_dropout and dropout, rates in [0, 1). Raises ValueError for an unknown name.
+    options: conv_dropout and dropout, rates in [0, 1); spread, see `StudyNet`. Raises ValueError for an unknown name.
     """
     if name not in MODELS:
         raise ValueError(f"model is {name!r}; expected one of {', '.join(MODELS)}")

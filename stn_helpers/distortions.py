@@ -1,4 +1,4 @@
-"""Distortions: clean images turned, scaled, moved and cluttered, batch by batch, with the pose that undoes it."""
+"""Distortions: clean images turned, scaled, moved, tilted and cluttered, batch by batch, with the pose that undoes it."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .data import Images
 from .sampler import warp
-from .theta import affine, invert
+from .theta import CORNERS, affine, invert, map_points, projective
 
 PATCH = 6  # pixels a side of a piece of clutter: the paper's 6 x 6
 
@@ -20,7 +20,8 @@ class Distortion:
     scale: sizes are uniform in (low, high), 1 is the image's own size.
     canvas: pixels a side, None for the image's own. The place is uniform where the image, before it is turned, fits in.
     clutter: how many 6 x 6 pieces of other images of the batch lie about; a batch of one has only itself.
-    Paper: appendix A.4. Taught in notebook 04.
+    corners: standard deviation, in pixels of the image, by which each of its corners is moved in x and in y, after all else.
+    Paper: appendix A.4. Taught in notebooks 04 and 06.
     """
 
     degrees: float = 0.0
@@ -28,10 +29,12 @@ class Distortion:
     scale: tuple[float, float] = (1.0, 1.0)
     canvas: int | None = None
     clutter: int = 0
+    corners: float = 0.0
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """images uint8 (N, C, H, H) -> (distorted uint8 (N, C, canvas, canvas), pose (N, 2, 3)).
 
+        Where corners are moved, the pose is (N, 3, 3).
         The pose is the theta that looks straight at the image on the canvas: what a perfect localization network would say.
         """
         count, side, where = len(images), images.shape[-1], images.device
@@ -43,11 +46,27 @@ class Distortion:
         angle, size = uniform(self.middle - self.degrees, self.middle + self.degrees), uniform(*self.scale) * side / canvas
         shift = uniform(-1, 1, 2) * (1 - size).clamp(min=0)[:, None]
         pose = affine(angle, size, shift=tuple(shift.unbind(1)))
+        if self.corners:
+            pose = projective(self._moved(map_points(pose, torch.tensor(CORNERS)), 2 * self.corners / canvas, generator))
         placed = warp(images.float(), invert(pose), size=(canvas, canvas), padding_mode="zeros")
         placed = placed.round().to(torch.uint8)
         for _ in range(self.clutter):
             self._litter(placed, images, generator)
         return placed, pose
+
+    @staticmethod
+    def _moved(corners: Tensor, spread: float, generator: torch.Generator) -> Tensor:
+        """Corners (N, 4, 2), each moved by N(0, spread); drawn again where an image would fold over its own edge."""
+        moved, folded = corners, torch.ones(len(corners), dtype=torch.bool, device=corners.device)
+        while folded.any():  # which asks the device, and needs about two rounds
+            drawn = corners + spread * torch.randn(corners.shape, generator=generator, device=corners.device)
+            moved = torch.where(folded[:, None, None], drawn, moved)
+            edges = moved.roll(-1, dims=1) - moved
+            following = edges.roll(-1, dims=1)
+            sine = edges[..., 0] * following[..., 1] - edges[..., 1] * following[..., 0]
+            # Convex, and no corner nearly flat: there, one side of the picture would shrink into a point.
+            folded = ~(sine > 0.2 * edges.norm(dim=-1) * following.norm(dim=-1)).all(1)
+        return moved
 
     @staticmethod
     def _litter(placed: Tensor, images: Tensor, generator: torch.Generator) -> None:
@@ -72,6 +91,9 @@ DISTORTIONS = {
     "upright": Distortion(),
     "turned": Distortion(degrees=60),
     "turned one way": Distortion(degrees=60, middle=60),
+    "rotated": Distortion(degrees=90),
+    "rts": Distortion(degrees=45, scale=(0.7, 1.2), canvas=48),
+    "perspective": Distortion(scale=(0.75, 1.0), corners=5),
     "cluttered": Distortion(scale=(0.7, 1.2), canvas=48, clutter=4),
 }
 
@@ -84,9 +106,9 @@ def distortion(name: str) -> Distortion:
 
 
 def distorted(data: Images, name: str, seed: int = 1000, chunk: int = 500) -> tuple[Images, Tensor]:
-    """A whole set, each image distorted once: (the set, its poses (N, 2, 3)). The same name and seed give the same set.
+    """A whole set, each image distorted once: (the set, its poses (N, 2, 3) or (N, 3, 3)).
 
-    "upright" gives the set as it is. Raises ValueError for an unknown name.
+    The same name and seed give the same set; "upright" gives the set as it is. Raises ValueError for an unknown name.
     """
     if name == "upright":
         return data, affine().to(data.images.device).expand(len(data), 2, 3)

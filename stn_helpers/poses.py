@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .grid import target_points
-from .theta import decompose, invert, map_points
+from .theta import CORNERS, decompose, invert, map_points
 
 
 def wrap(degrees: Tensor) -> Tensor:
@@ -57,3 +57,19 @@ def overlap(theta: Tensor, pose: Tensor, side: int = 64) -> Tensor:
     points = target_points((side, side)).to(theta)
     looked, wanted = ((map_points(invert(one), points).abs() <= 1).all(-1) for one in (theta, pose))
     return (looked & wanted).sum(1) / (looked | wanted).sum(1).clamp(min=1)
+
+
+def corner_drift(theta: Tensor, pose: Tensor) -> dict[str, float]:
+    """How far the corners of the true image stray from one picture to the next, as seen: {"before", "after"} the transformer.
+
+    theta: (N, 2, 3). pose: (N, 2, 3) or (N, 3, 3). In units of the image as it is seen on average: 1 is the distance from its
+    middle to a corner, so zooming out gains nothing; 0 where every image is seen in one and the same pose, upright or not.
+    Raises ValueError for a singular theta. Taught in notebook 06.
+    """
+    corners = map_points(pose, torch.tensor(CORNERS)).to(theta)
+
+    def drift(seen: Tensor) -> float:
+        size = (seen - seen.mean(1, keepdim=True)).norm(dim=-1).mean()
+        return ((seen - seen.mean(0)).norm(dim=-1).mean() / size).item()
+
+    return {"before": drift(corners), "after": drift(map_points(invert(theta), corners))}

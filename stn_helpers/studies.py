@@ -1,25 +1,20 @@
-"""Studies: seeded sets of matched runs, written to assets/results/NAME.json; what is there is not run again."""
+"""Studies: what is compared with what, on which data, and what is said of the outcome. `runner.py` runs them."""
 
 import json
-import platform
 import statistics
-import subprocess
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
-from hashlib import sha256
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 
 from . import straighten
-from .checkpoint import save_weights, write_whole
-from .classifiers import build
-from .data import Images, batches, load
+from .data import Images, batches
 from .distortions import distorted
+from .poses import corner_drift, undone
 from .theta import decompose
-from .training import RECIPES, Recipe, evaluate, fit, pick_device, pick_precision
+from .training import Recipe
 from .transformer import SpatialTransformer
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -27,11 +22,18 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of a comparison: a network, the recipe that trains it, and the distortion under which it is tested."""
+    """One row of a comparison: a network, the recipe that trains it, and the distortion under which it is tested.
+
+    also: other distortions under which it is tested as well. against: the arm it is compared with, seed by seed.
+    spread_of: the arm whose spread of theta, at the same seed, a random theta is drawn from.
+    """
 
     model: str
     recipe: str
     test: str = "upright"
+    also: tuple[str, ...] = ()
+    against: str = ""
+    spread_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,72 @@ class Study:
     arms: dict[str, Arm]
     ship: dict[str, str] = field(default_factory=dict)
     measure: Callable[..., dict] | None = None
+
+    def choose(self, arms: list[str] | None = None, sets: list[str] | None = None) -> list[str]:
+        """The arms of these names and tests, in the study's order. "light ST" is "upright, light ST", "rts, light ST" ...
+
+        Raises ValueError for a name that the study does not know.
+        """
+        for kind, asked, known in (
+            ("arms", arms, dict.fromkeys([*self.arms, *(name.split(", ", 1)[-1] for name in self.arms)])),
+            ("sets", sets, dict.fromkeys(arm.test for arm in self.arms.values())),
+        ):
+            if unknown := set(asked or []) - set(known):
+                raise ValueError(f"unknown {kind} {sorted(unknown)}; expected some of {'; '.join(known)}")
+        return [
+            name
+            for name, arm in self.arms.items()
+            if (not arms or name in arms or name.split(", ", 1)[-1] in arms) and (not sets or arm.test in sets)
+        ]
+
+
+SETS = ("upright", "rotated", "rts", "perspective")
+PLACES = {  # what an arm of the CIFAR-10 study is called, and its network
+    "no ST": "plain",
+    "light ST": "light",
+    "heavy ST": "heavy",
+    "ST frozen at identity": "frozen",
+    "random theta": "random",
+    "same parameters, no warp": "no-warp",
+    "ST on a feature map": "feature",
+    "two STs": "two",
+}
+
+
+def cifar10_arms(classifier: str, recipe: str) -> dict[str, Arm]:
+    """Every place for a transformer on every set; the heavy localization network on two of them, for it is slow."""
+    return {
+        f"{name}, {place}": Arm(
+            f"{classifier}-{kind}",
+            recipe if name == "upright" else f"{recipe}-{name}",
+            name,
+            also=SETS[1:] if name == "upright" else (),
+            against="" if kind == "plain" else f"{name}, no ST",
+            spread_of=f"{name}, light ST" if kind == "random" else "",
+        )
+        for name in SETS
+        for place, kind in PLACES.items()
+        if kind != "heavy" or name in ("upright", "rotated")
+    }
+
+
+def attended(model, train: Images, test: Images, name: str, seed: int) -> dict:
+    """What the transformer at a network's input does to a test set under a distortion, for a row of results.
+
+    "corners": see `poses.corner_drift`. "undone": see `poses.undone`, where a pose has one angle. "spread": mean and
+    covariance of the raw numbers. {} for a network without a transformer there.
+    """
+    if not isinstance(model.transformer, SpatialTransformer):
+        return {}
+    bent, poses = distorted(test, name)
+    raw = thetas(model, bent)
+    theta, poses = model.transformer.family.matrix(raw), poses.cpu()
+    found = {}
+    with suppress(ValueError):  # a theta that collapsed cannot be undone; its accuracy is the result then
+        found["corners"] = corner_drift(theta, poses)
+    if poses.shape[1] == 2:
+        found["undone"] = undone(theta, poses)
+    return {**found, "spread": {"mean": raw.mean(0).tolist(), "covariance": torch.cov(raw.T).tolist()}}
 
 
 STUDIES = {
@@ -81,136 +149,15 @@ STUDIES = {
         ship={"with ST": "straighten_turned", "cluttered, with ST": "straighten_cluttered"},
         measure=straighten.measure,
     ),
+    "cifar10": Study(
+        name="cifar10",
+        data="cifar10",
+        arms=cifar10_arms("small", "study"),
+        ship={f"{name}, light ST": f"cifar10_{name}" for name in SETS},
+        measure=attended,
+    ),
+    "cifar10-strong": Study(name="cifar10_strong", data="cifar10", arms=cifar10_arms("strong", "strong"), measure=attended),
 }
-
-
-def run_study(
-    name: str,
-    seeds: int = 3,
-    arms: list[str] | None = None,
-    epochs: int | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    assets: Path = ASSETS,
-    runs: Path = Path("runs"),
-    command: str = "",
-    progress: bool = True,
-) -> dict:
-    """Run what is missing of a study and return its results, which are also in `assets`/results/NAME.json.
-
-    A run that was killed goes on from its checkpoint in `runs`. epochs: shorter runs, for a try, which go to a file of their
-    own. Two processes may work on different arms of one study at once. Raises ValueError for an unknown study or arm.
-    """
-    if name not in STUDIES:
-        raise ValueError(f"study is {name!r}; expected one of {', '.join(STUDIES)}")
-    study, where = STUDIES[name], pick_device(device)
-    if unknown := set(arms or []) - set(study.arms):
-        raise ValueError(f"unknown arms {sorted(unknown)}; expected some of {', '.join(study.arms)}")
-    # A try at another length gets a file of its own and publishes nothing.
-    path = assets / "results" / (f"{study.name}_{epochs}_epochs.json" if epochs else f"{study.name}.json")
-    origin = {**provenance(where), "command": command}  # now: a commit made while it runs is not what runs
-    results = _read(path, study)
-    train, test = load(study.data, train=True).to(where), load(study.data, train=False).to(where)
-    for seed in range(seeds):
-        for arm in arms or study.arms:
-            recipe = RECIPES[study.arms[arm].recipe]
-            recipe = replace(recipe, epochs=epochs or recipe.epochs)
-            results = _read(path, study)
-            kind = str(pick_precision(precision, where)).removeprefix("torch.")
-            if _find(results, arm, seed, recipe, kind):
-                continue
-            # A changed recipe, test or precision is another run, with a folder of its own.
-            label = sha256(json.dumps([asdict(recipe), study.arms[arm].test, kind]).encode()).hexdigest()[:8]
-            folder = runs / f"{study.name}-{study.arms[arm].model}-{label}-{seed}"
-            ships = seed == 0 and arm in study.ship and not epochs
-            row, model = _run(study, arm, recipe, seed, train, test, where, precision, folder, progress)
-            shipped = _ship(study, arm, recipe, model, test, row, assets) if ships else {}
-            results = _add(path, study, {**row, **origin}, shipped)
-    return results
-
-
-def _read(path: Path, study: Study) -> dict:
-    """The results so far."""
-    return json.loads(path.read_text()) if path.exists() else {"study": study.name, "summary": [], "weights": {}, "runs": []}
-
-
-def _add(path: Path, study: Study, row: dict, shipped: dict) -> dict:
-    """Put one run into the results file. Another process may have written to it since, so it is read again, under a lock."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        results = _read(path, study)
-        if _find(results, row["arm"], row["seed"], Recipe(**row["recipe"]), row["precision"]):
-            return results  # another process has done the same run meanwhile
-        # In the order of the study, whoever was first, so that the same study gives the same file.
-        order = list(study.arms)
-        results["runs"] = sorted([*results["runs"], row], key=lambda run: (order.index(run["arm"]), run["seed"]))
-        results["weights"].update(shipped)
-        results["summary"] = summarise(results["runs"])
-        write_whole(path, (json.dumps(results, indent=1) + "\n").encode())
-    return results
-
-
-def _find(results: dict, arm: str, seed: int, recipe: Recipe, precision: str) -> bool:
-    wanted = (arm, seed, recipe, precision)
-    return any((row["arm"], row["seed"], Recipe(**row["recipe"]), row["precision"]) == wanted for row in results["runs"])
-
-
-def _run(study, arm, recipe, seed, train: Images, test: Images, device, precision, folder: Path, progress: bool):
-    """One run, from nothing or from its checkpoint: (its row in the results, the trained model)."""
-    name, distortion = study.arms[arm].model, study.arms[arm].test
-    model = build(name, seed, conv_dropout=recipe.conv_dropout, dropout=recipe.dropout)
-    bent, _ = distorted(test, distortion)
-    history = fit(model, train, bent, recipe, seed, device, precision, folder, progress=progress, name=name)
-    row = {
-        "arm": arm,
-        "seed": seed,
-        "model": name,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "recipe": asdict(recipe),
-        "data": train.name,
-        "images": [len(train), len(test)],
-        "test_accuracy": history[-1]["test_accuracy"],
-        "train_seconds": round(sum(row["seconds"] for row in history), 1),
-        "precision": str(pick_precision(precision, device)).removeprefix("torch."),
-        "history": [{key: round(value, 4) for key, value in row.items()} for row in history],
-    }
-    if isinstance(model.transformer, SpatialTransformer):
-        row["theta"] = pose_spread(model, bent)  # does it look at every picture in its own way?
-    if distortion != "upright":
-        row["tests"] = {distortion: row["test_accuracy"], "upright": evaluate(model, test)["accuracy"]}
-    if study.measure:
-        row.update(study.measure(model, train, test, distortion, seed))
-    return row, model
-
-
-def provenance(device: torch.device) -> dict[str, str]:
-    """Where a number comes from: commit, date, machine and versions."""
-    cuda = device.type == "cuda"
-    return {
-        "commit": _git("rev-parse", "--short", "HEAD") + ("+changes" if _git("status", "--porcelain", "stn_helpers") else ""),
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "device": torch.cuda.get_device_name(device) if cuda else f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _git(*words: str) -> str:
-    try:
-        done = subprocess.run(["git", *words], cwd=ASSETS.parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()
-
-
-def _ship(study: Study, arm: str, recipe: Recipe, model, test: Images, row: dict, assets: Path) -> dict:
-    """Publish the weights of one run: {file: what the results file says of it}."""
-    file = assets / "checkpoints" / f"{study.ship[arm]}.safetensors"
-    options = {"conv_dropout": recipe.conv_dropout, "dropout": recipe.dropout}
-    digest = save_weights(file, model, {"model": row["model"], "options": options, "data": study.data, "seed": row["seed"]})
-    bent, _ = distorted(test, study.arms[arm].test)
-    about = {"arm": arm, "seed": row["seed"], "sha256": digest, "confusion": confusion(model, bent).tolist()}
-    return {study.ship[arm]: {**about, "test_accuracy": evaluate(model, bent)["accuracy"]}}
 
 
 @torch.inference_mode()
@@ -243,19 +190,50 @@ def pose_spread(model, data: Images) -> dict[str, list[float]]:
     return {name: [column.mean().item(), column.std().item()] for name, column in columns.items()}
 
 
-def summarise(runs: list[dict]) -> list[dict]:
-    """One row per arm, recipe and precision: mean and standard deviation of the last epoch's test accuracy over the seeds."""
+def summarise(runs: list[dict], arms: dict[str, Arm] | None = None) -> list[dict]:
+    """One row per arm, recipe and precision: mean and standard deviation of the last epoch's test accuracy over the seeds.
+
+    arms: where one of them names another that it is `against`, its row has the `paired` difference too, as "gain".
+    """
     groups: dict[str, list[dict]] = {}
     for row in runs:
         groups.setdefault(json.dumps([row["arm"], asdict(Recipe(**row["recipe"])), row["precision"]]), []).append(row)
-    return [
-        {
-            "arm": rows[0]["arm"],
-            "epochs": rows[0]["recipe"]["epochs"],
-            "parameters": rows[0]["parameters"],
-            "seeds": len(rows),
-            "mean": statistics.mean(row["test_accuracy"] for row in rows),
-            "sd": statistics.stdev(row["test_accuracy"] for row in rows) if len(rows) > 1 else None,
-        }
-        for rows in groups.values()
-    ]
+    summary = []
+    for rows in groups.values():
+        summary.append(
+            {
+                "arm": rows[0]["arm"],
+                "epochs": rows[0]["recipe"]["epochs"],
+                "parameters": rows[0]["parameters"],
+                "seeds": len(rows),
+                "mean": statistics.mean(row["test_accuracy"] for row in rows),
+                "sd": statistics.stdev(row["test_accuracy"] for row in rows) if len(rows) > 1 else None,
+            }
+        )
+        arm = (arms or {}).get(rows[0]["arm"])
+        if arm and arm.against and (gain := paired(runs, rows[0]["arm"], arm.against)):
+            summary[-1]["gain"] = gain
+    return summary
+
+
+def paired(runs: list[dict], arm: str, against: str, test: str = "") -> dict:
+    """The gain in points of one arm over another, seed by seed: {"mean", "low", "high", "seeds"}; {} where no seed has both.
+
+    low and high: its 95 % interval by Student's t over the seeds, None for a single one. test: the accuracy under this
+    distortion in place of the arm's own. The two arms must be of one study, so that all else is the same.
+    """
+    from scipy.stats import t
+
+    def accuracies(name: str) -> dict[tuple, float]:
+        rows = [row for row in runs if row["arm"] == name]
+        key = [(row["seed"], row["precision"], json.dumps(asdict(Recipe(**row["recipe"])))) for row in rows]
+        return dict(zip(key, [row["tests"][test] if test else row["test_accuracy"] for row in rows], strict=True))
+
+    ours, theirs = accuracies(arm), accuracies(against)
+    gains = [ours[key] - theirs[key] for key in ours if key in theirs]
+    if not gains:
+        return {}
+    mean, count = statistics.mean(gains), len(gains)
+    half = t.ppf(0.975, count - 1) * statistics.stdev(gains) / count**0.5 if count > 1 else None
+    low, high = (None, None) if half is None else (mean - half, mean + half)
+    return {"mean": mean, "low": low, "high": high, "seeds": count}

@@ -111,6 +111,18 @@ class Blind(nn.Module):
         return images.new_zeros(len(images), 1)
 
 
+class Noise(nn.Module):
+    """A localization network that draws at random: N(0, 1) numbers (N, count) while training, zeros when tested."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.count = count
+
+    def forward(self, images: Tensor) -> Tensor:
+        shape = (len(images), self.count)
+        return torch.randn(shape, device=images.device) if self.training else images.new_zeros(shape)
+
+
 def light_localization(channels: int = 3, width: int = 16) -> nn.Sequential:
     """A localization network that costs little: images of any size -> features (N, 32), from a 4 x 4 summary."""
     return nn.Sequential(

@@ -5,11 +5,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stn_helpers.classifiers import CIFAR10_MEAN, CIFAR10_STD, MODELS, SeedNet, build, seed_classifier
+from stn_helpers import classifiers
+from stn_helpers.classifiers import CIFAR10_MEAN, CIFAR10_STD, MODELS, STUDY_ARMS, SeedNet, StudyNet, seed_classifier
+from stn_helpers.transformer import SpatialTransformer
 
 SEEDS, DIGITS = ([name for name in MODELS if name.startswith(kind)] for kind in ("seed", "digit"))
+STUDIED = [name for name in MODELS if name.startswith(("small", "strong"))]
+SPREAD = {"mean": [0.9, 0.1, 0.0, 0.0, 1.1, 0.2], "covariance": (torch.diag(torch.tensor([4.0, 1, 0, 1, 2, 3])) / 100).tolist()}
 every_model = pytest.mark.parametrize("name", MODELS)
 TWINS = ["seed-plain", "seed-frozen", "seed-no-warp"]
+
+
+def build(name: str, *seed, **options) -> nn.Module:
+    """A network by name; one that draws theta at random is given a spread."""
+    return classifiers.build(name, *seed, **options, **({"spread": SPREAD} if name.endswith("-random") else {}))
 
 
 def images(count: int = 4) -> Tensor:
@@ -116,7 +125,7 @@ def test_the_classifiers_shapes_are_the_tutorials():
 
 @every_model
 def test_every_network_gives_ten_finite_logits_an_image(name):
-    logits = build(name)(images() if name in SEEDS else images()[:, :1])
+    logits = build(name)(images()[:, :1] if name in DIGITS else images())
     assert logits.shape == (4, 10) and logits.isfinite().all()
 
 
@@ -209,6 +218,8 @@ def test_the_wider_twin_has_as_many_parameters_as_the_transformer_adds():
 REFUSED = [(name, shape) for name in SEEDS for shape in [(2, 1, 32, 32), (2, 3, 28, 28), (3, 32, 32), (2, 32, 32, 3)]]
 REFUSED += [(name, shape) for name in DIGITS for shape in [(2, 3, 28, 28), (1, 28, 28), (2, 28, 28, 1)]]
 
+REFUSED += [(name, shape) for name in STUDIED for shape in [(2, 1, 32, 32), (2, 3, 31, 32), (2, 3, 32, 31), (3, 32, 32)]]
+
 
 @pytest.mark.parametrize(("name", "shape"), REFUSED)
 def test_images_of_another_shape_are_refused(name, shape):
@@ -222,3 +233,102 @@ def test_building_seeds_no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     build("seed-plain", seed=3)
     assert not seeded
+
+
+# The arms of the CIFAR-10 study
+
+every_classifier = pytest.mark.parametrize("classifier", ["small", "strong"])
+CHANGES_NOTHING = ["light", "heavy", "frozen", "feature", "two"]
+
+
+@torch.no_grad()
+def test_the_small_classifier_is_the_seeds():
+    seed = build("seed-plain", 3, conv_dropout=0, dropout=0).eval()
+    assert torch.equal(build("small-plain", 3).eval()(images()), seed(images()))
+
+
+@every_classifier
+@pytest.mark.parametrize("side", [32, 48])
+@torch.no_grad()
+def test_a_larger_canvas_goes_through_every_arm(classifier, side):
+    for arm in STUDY_ARMS:
+        assert build(f"{classifier}-{arm}")(torch.rand(2, 3, side, side)).shape == (2, 10)
+
+
+@every_classifier
+def test_arms_start_from_the_very_same_classifier(classifier):
+    def start(arm):
+        network = build(f"{classifier}-{arm}", 5)
+        return [*network.stem.parameters(), *network.trunk.parameters()]
+
+    for arm in STUDY_ARMS:
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(start(arm), start("plain"), strict=True))
+
+
+@every_classifier
+@pytest.mark.parametrize("arm", CHANGES_NOTHING)
+@torch.no_grad()
+def test_before_training_no_arm_with_a_transformer_changes_a_logit(classifier, arm):
+    ours, plain = build(f"{classifier}-{arm}", 2).eval(), build(f"{classifier}-plain", 2).eval()
+    torch.testing.assert_close(ours(images()), plain(images()), rtol=0, atol=1e-4)
+
+
+@every_classifier
+def test_the_arms_have_their_transformers_where_their_names_say(classifier):
+    for arm in STUDY_ARMS:
+        network = build(f"{classifier}-{arm}")
+        at_input, inside = (isinstance(place, SpatialTransformer) for place in (network.transformer, network.inner))
+        assert at_input == (arm in ("light", "heavy", "frozen", "random", "two")) and inside == (arm in ("feature", "two"))
+        assert (network.extra is not None) == (arm == "no-warp")
+        learns = [weight.requires_grad for weight in network.transformer.parameters()]
+        assert all(learns) if arm in ("light", "heavy", "two") else not any(learns)
+
+
+@every_classifier
+@torch.no_grad()
+def test_the_first_map_is_bent_by_the_inner_transformer_alone(classifier):
+    network = build(f"{classifier}-feature").eval()
+    network.inner.to_theta.bias.copy_(torch.tensor([-1.0, 0, 0, 0, 1, 0]))  # mirrored left to right
+    stem = network.stem(network.normalize(images()))
+    torch.testing.assert_close(network(images()), network.trunk(stem.flip(-1)), rtol=0, atol=1e-4)
+
+
+@every_classifier
+@torch.no_grad()
+def test_no_warp_spends_the_localization_network_on_the_logits(classifier):
+    network, plain, light = (build(f"{classifier}-{arm}").eval() for arm in ("no-warp", "plain", "light"))
+    extra = network.extra(normalised(images()))
+    assert extra.abs().max() > 0
+    torch.testing.assert_close(network(images()), plain(images()) + extra, rtol=0, atol=1e-4)
+    assert size(network) - size(light) == 33 * (10 - 6)
+
+
+@torch.no_grad()
+def test_a_random_theta_has_the_spread_it_was_given_and_is_its_mean_when_tested():
+    full = torch.randn(6, 6, generator=torch.Generator().manual_seed(1)) / 10
+    spread = {"mean": SPREAD["mean"], "covariance": (full @ full.T).tolist()}
+    network = StudyNet("small", "random", spread)
+    black = torch.zeros(20_000, 3, 1, 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        drawn = network.train().transformer.params(black)
+    torch.testing.assert_close(drawn.mean(0), torch.tensor(spread["mean"]), rtol=0, atol=0.01)
+    torch.testing.assert_close(torch.cov(drawn.T), torch.tensor(spread["covariance"]), rtol=0, atol=0.005)
+    assert torch.equal(network.eval().transformer.params(black[:2]), torch.tensor([spread["mean"]] * 2))
+
+
+@torch.no_grad()
+def test_a_random_theta_of_no_spread_stands_still():
+    network = StudyNet("small", "random", {"mean": SPREAD["mean"], "covariance": torch.zeros(6, 6).tolist()}).train()
+    assert torch.equal(network.transformer.params(images()), torch.tensor([SPREAD["mean"]] * 4))
+
+
+def test_a_random_theta_without_its_spread_is_refused():
+    with pytest.raises(ValueError, match="a random theta needs its spread"):
+        StudyNet("small", "random")
+
+
+def test_an_unknown_arm_or_classifier_is_refused_with_the_known_ones():
+    for classifier, arm in (("small", "none"), ("tiny", "light")):
+        with pytest.raises(ValueError, match=f"'{classifier}' and '{arm}'; expected small or strong, and one of plain, light"):
+            StudyNet(classifier, arm)

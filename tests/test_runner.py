@@ -1,4 +1,4 @@
-"""studies.py: what is missing is run, nothing is run twice, and every number says where it comes from."""
+"""runner.py: what is missing is run, nothing is run twice, and every number says where it comes from."""
 
 import json
 import statistics
@@ -8,12 +8,13 @@ from shutil import copytree
 import pytest
 import torch
 
-from stn_helpers import studies
+from stn_helpers import runner
 from stn_helpers.checkpoint import load_weights, sha256
 from stn_helpers.classifiers import MODELS, build
 from stn_helpers.data import load
 from stn_helpers.distortions import DISTORTIONS, distorted
-from stn_helpers.studies import STUDIES, Arm, Study, confusion, pose_spread, run_study, summarise, thetas
+from stn_helpers.runner import run_study
+from stn_helpers.studies import STUDIES, Arm, Study, confusion, pose_spread, summarise, thetas
 from stn_helpers.training import RECIPES, Recipe, evaluate
 
 SMALL = Study(
@@ -29,8 +30,8 @@ QUICK = Recipe(epochs=2, batch_size=50, lr=0.02)
 def small_study(small_cifar_for_module):
     """A study of two arms on 200 + 50 images, by the name of small."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(studies, "STUDIES", {"small": SMALL})
-        patch.setattr(studies, "RECIPES", {"quick": QUICK})
+        patch.setattr(runner, "STUDIES", {"small": SMALL})
+        patch.setattr(runner, "RECIPES", {"quick": QUICK})
         yield
 
 
@@ -65,13 +66,13 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def runs_of(monkeypatch):
     """What is trained from here on: a list of (model, seed)."""
-    seen, real = [], studies.fit
+    seen, real = [], runner.fit
 
     def watched(model, train, test, recipe, seed, *rest, **options):
         seen.append((options["name"], seed))
         return real(model, train, test, recipe, seed, *rest, **options)
 
-    monkeypatch.setattr(studies, "fit", watched)
+    monkeypatch.setattr(runner, "fit", watched)
     return seen
 
 
@@ -143,7 +144,7 @@ def test_only_the_missing_seeds_and_arms_are_run(tmp_path, runs_of):
 
 
 def test_a_crash_in_the_middle_of_a_run_costs_neither_the_runs_before_nor_its_epochs(tmp_path, finished, monkeypatch, runs_of):
-    real = studies.fit
+    real = runner.fit
 
     def crash(*inputs, **options):
         if options["name"] == "seed-plain":
@@ -152,7 +153,7 @@ def test_a_crash_in_the_middle_of_a_run_costs_neither_the_runs_before_nor_its_ep
         return real(*inputs, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(studies, "fit", crash)
+        patch.setattr(runner, "fit", crash)
         with pytest.raises(RuntimeError, match="power cut"):
             study(tmp_path, seeds=1, command="make small")
     assert [row["arm"] for row in json.loads(results_file(tmp_path).read_text())["runs"]] == ["with ST"]
@@ -176,7 +177,7 @@ def test_a_shorter_try_goes_to_a_file_of_its_own_and_publishes_nothing(finished,
 
 def test_another_recipe_of_the_same_name_is_run_for_itself(tmp_path, monkeypatch):
     study(tmp_path / "one", seeds=1, arms=["without ST"])
-    monkeypatch.setattr(studies, "RECIPES", {"quick": replace(QUICK, lr=0.03)})
+    monkeypatch.setattr(runner, "RECIPES", {"quick": replace(QUICK, lr=0.03)})
     (tmp_path / "one" / "runs").rename(tmp_path / "one" / "old runs")
     results = study(tmp_path / "one", seeds=1, arms=["without ST"])
     assert [row["recipe"]["lr"] for row in results["runs"]] == [0.02, 0.03]
@@ -184,15 +185,15 @@ def test_another_recipe_of_the_same_name_is_run_for_itself(tmp_path, monkeypatch
 
 
 def test_what_another_process_has_added_meanwhile_is_kept(tmp_path, monkeypatch):
-    real = studies.fit
+    real = runner.fit
 
     def slow(*inputs, **options):
         with monkeypatch.context() as patch:
-            patch.setattr(studies, "fit", real)
+            patch.setattr(runner, "fit", real)
             study(tmp_path, seeds=1, arms=["with ST"])  # as another process would, while this one trains
         return real(*inputs, **options)
 
-    monkeypatch.setattr(studies, "fit", slow)
+    monkeypatch.setattr(runner, "fit", slow)
     results = study(tmp_path, seeds=1, arms=["without ST"])
     assert [row["arm"] for row in results["runs"]] == ["with ST", "without ST"]
     assert list(results["weights"]) == ["small_stn"]
@@ -201,7 +202,7 @@ def test_what_another_process_has_added_meanwhile_is_kept(tmp_path, monkeypatch)
 def test_an_unknown_study_or_arm_is_refused_with_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match="study is 'none'; expected one of small"):
         run_study("none", assets=tmp_path, runs=tmp_path)
-    with pytest.raises(ValueError, match=r"unknown arms \['nothing'\]; expected some of with ST, without ST"):
+    with pytest.raises(ValueError, match=r"unknown arms \['nothing'\]; expected some of with ST; without ST"):
         study(tmp_path, arms=["nothing"])
 
 
@@ -223,8 +224,8 @@ def bent(tmp_path_factory):
         "plain": Arm("digit-plain", "turning", "turned"),
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(studies, "STUDIES", {"small": Study("small_study", "digits", arms, {"turned": "bent_stn"}, measure)})
-        patch.setattr(studies, "RECIPES", {"turning": replace(RECIPES["digits"], epochs=2)})
+        patch.setattr(runner, "STUDIES", {"small": Study("small_study", "digits", arms, {"turned": "bent_stn"}, measure)})
+        patch.setattr(runner, "RECIPES", {"turning": replace(RECIPES["digits"], epochs=2)})
         return study(folder, seeds=1), folder, asked
 
 
