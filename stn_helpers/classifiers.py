@@ -161,9 +161,8 @@ class StudyNet(nn.Module):
     def __init__(self, classifier: str, arm: str, spread: dict | None = None):
         super().__init__()
         if classifier not in ("small", "strong") or arm not in STUDY_ARMS:
-            raise ValueError(
-                f"classifier and arm are {classifier!r} and {arm!r}; expected small or strong, and one of {STUDY_ARMS}"
-            )
+            came, known = f"classifier and arm are {classifier!r} and {arm!r}", ", ".join(STUDY_ARMS)
+            raise ValueError(f"{came}; expected small or strong, and one of {known}")
         # The classifier comes first, so that twins with one seed start from the very same classifier weights.
         self.stem, self.trunk = small_classifier() if classifier == "small" else strong_classifier()
         self.normalize = Normalize(CIFAR10_MEAN, CIFAR10_STD)

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from .checkpoint import save_weights, write_whole
 from .classifiers import build
-from .data import Images, as_float, load
+from .data import Images, as_float, data_root, load
 from .distortions import distorted
 from .studies import ASSETS, STUDIES, Study, confusion, pose_spread, summarise
 from .training import RECIPES, Recipe, evaluate, fit, pick_device, pick_precision
@@ -185,10 +185,14 @@ def _find(results: dict, arm: str, seed: int, recipe: Recipe, precision: str) ->
     return any((row["arm"], row["seed"], Recipe(**row["recipe"]), row["precision"]) == wanted for row in results["runs"])
 
 
-@cache
 def _data(name: str, device: str) -> tuple[Images, Images]:
-    """(train, test) on the device, once a process."""
-    return load(name, train=True).to(device), load(name, train=False).to(device)
+    """(train, test) on the device; read once a process and folder."""
+    return _loaded(name, device, data_root())
+
+
+@cache
+def _loaded(name: str, device: str, root: Path) -> tuple[Images, Images]:
+    return load(name, train=True, root=root).to(device), load(name, train=False, root=root).to(device)
 
 
 def run_job(job: Job, watch: "Watch | None" = None) -> tuple[dict, torch.nn.Module | None]:

@@ -50,20 +50,19 @@ class Study:
     measure: Callable[..., dict] | None = None
 
     def choose(self, arms: list[str] | None = None, sets: list[str] | None = None) -> list[str]:
-        """The arms of these names and tests, in the study's order. "light ST" is "upright, light ST", "rts, light ST" ...
+        """The arms of these names and tests, in the study's order. None: all of them.
 
+        A name that is no arm's own means all that end in it: "light ST" is "upright, light ST", "rts, light ST" ...
         Raises ValueError for a name that the study does not know.
         """
-        for kind, asked, known in (
-            ("arms", arms, dict.fromkeys([*self.arms, *(name.split(", ", 1)[-1] for name in self.arms)])),
-            ("sets", sets, dict.fromkeys(arm.test for arm in self.arms.values())),
-        ):
+        ends = {name: name.split(", ", 1)[-1] for name in self.arms}
+        tests = {name: arm.test for name, arm in self.arms.items()}
+        for kind, asked, known in (("arms", arms, [*self.arms, *ends.values()]), ("sets", sets, tests.values())):
             if unknown := set(asked or []) - set(known):
-                raise ValueError(f"unknown {kind} {sorted(unknown)}; expected some of {'; '.join(known)}")
+                raise ValueError(f"unknown {kind} {sorted(unknown)}; expected some of {'; '.join(dict.fromkeys(known))}")
+        wide = set(arms or []) - set(self.arms)
         return [
-            name
-            for name, arm in self.arms.items()
-            if (not arms or name in arms or name.split(", ", 1)[-1] in arms) and (not sets or arm.test in sets)
+            name for name in self.arms if (not arms or name in arms or ends[name] in wide) and (not sets or tests[name] in sets)
         ]
 
 

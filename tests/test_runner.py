@@ -1,20 +1,27 @@
 """runner.py: what is missing is run, nothing is run twice, and every number says where it comes from."""
 
 import json
+import os
+import signal
 import statistics
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from multiprocessing import get_context
 from shutil import copytree
 
 import pytest
 import torch
 
-from stn_helpers import runner
-from stn_helpers.checkpoint import load_weights, sha256
-from stn_helpers.classifiers import MODELS, build
+from stn_helpers import runner, studies
+from stn_helpers.checkpoint import load_checkpoint, load_weights, sha256
+from stn_helpers.classifiers import build
 from stn_helpers.data import load
-from stn_helpers.distortions import DISTORTIONS, distorted
-from stn_helpers.runner import run_study
-from stn_helpers.studies import STUDIES, Arm, Study, confusion, pose_spread, summarise, thetas
+from stn_helpers.distortions import distorted
+from stn_helpers.runner import mflop, run_study
+from stn_helpers.studies import Arm, Study, confusion, pose_spread
 from stn_helpers.training import RECIPES, Recipe, evaluate
 
 SMALL = Study(
@@ -273,14 +280,6 @@ def test_a_study_measures_more_of_each_run_and_puts_it_into_its_row(bent):
     assert [row["answer"] for row in results["runs"]] == [[0, "turned"], [0, "upright"], [0, "turned"]]
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_every_arm_of_a_study_names_what_there_is(name):
-    for arm in STUDIES[name].arms.values():
-        assert arm.model in MODELS and arm.recipe in RECIPES and arm.test in DISTORTIONS
-    assert STUDIES[name].ship.keys() <= STUDIES[name].arms.keys()
-    assert len({(arm.model, arm.recipe, arm.test) for arm in STUDIES[name].arms.values()}) == len(STUDIES[name].arms)
-
-
 def test_rows_from_before_there_were_distortions_are_the_same_arm(finished, tmp_path, runs_of):
     copytree(finished, tmp_path, dirs_exist_ok=True)
     results = json.loads(results_file(tmp_path).read_text())
@@ -294,37 +293,282 @@ def test_rows_from_before_there_were_distortions_are_the_same_arm(finished, tmp_
     assert [(row["arm"], row["seeds"]) for row in summary] == [("with ST", 2), ("without ST", 3)]
 
 
-def test_twins_start_from_the_same_classifier():
-    for kind in ("seed", "digit"):
-        names = [name for name in MODELS if name.startswith(kind) and name != "digit-wide"]
-        starts = [build(name, 4).classifier.state_dict() for name in names]
-        for other in starts[1:]:
-            assert all(torch.equal(starts[0][name], other[name]) for name in starts[0])
+# Handed to an executor
+
+TINY = Study(
+    name="tiny_study",
+    data="digits",
+    arms={
+        "with ST": Arm("digit", "tiny", "turned"),
+        "without ST": Arm("digit-plain", "tiny", "turned"),
+        "wider, without ST": Arm("digit-wide", "tiny"),
+    },
+    ship={"with ST": "tiny_stn"},
+)
+BRIEF = replace(RECIPES["digits"], epochs=3, batch_size=128)
+LONG = replace(BRIEF, epochs=20)
 
 
-def test_confusion_counts_truth_in_rows_and_guesses_in_columns():
-    test = load("cifar10", train=False)
-    model = build("seed-plain").eval()
-    slow = torch.zeros(10, 10, dtype=torch.int64)
-    with torch.no_grad():
-        for image, label in zip(test.images, test.labels, strict=True):
-            slow[label, model(image[None].float() / 255).argmax()] += 1
-    assert torch.equal(confusion(model, test, batch_size=20), slow)
+@pytest.fixture
+def tiny(monkeypatch):
+    """tiny(folder, ...): a study of three arms on digits, small enough for many processes."""
+    monkeypatch.setattr(runner, "STUDIES", {"tiny": TINY})
+    monkeypatch.setattr(runner, "RECIPES", {"tiny": BRIEF})
+
+    def run(folder, **options) -> dict:
+        options = {"progress": False, "seeds": 2, **options}
+        return run_study("tiny", assets=folder / "assets", runs=folder / "runs", device="cpu", **options)
+
+    return run
 
 
-def test_an_untrained_transformer_says_identity_of_every_image():
-    test, model = load("cifar10", train=False), build("seed")
-    assert torch.equal(thetas(model, test), torch.tensor([[1.0, 0, 0, 0, 1, 0]]).expand(50, 6))
-    spread = {"angle": 0.0, "scale_x": 1.0, "scale_y": 1.0, "shear": 0.0, "shift_x": 0.0, "shift_y": 0.0}
-    assert pose_spread(model, test) == {name: [mean, 0.0] for name, mean in spread.items()}
+def tiny_file(folder):
+    return folder / "assets" / "results" / "tiny_study.json"
 
 
-def test_summarise_keeps_recipes_and_precisions_apart():
-    rows = [
-        {"arm": "a", "recipe": {"epochs": epochs}, "precision": precision, "parameters": 1, "test_accuracy": accuracy}
-        for epochs, precision, accuracy in ((1, "float32", 10.0), (2, "float32", 40.0), (2, "float32", 60.0), (2, "bfloat16", 70.0))
+def processes(count: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(count, get_context("spawn"), torch.set_num_threads, (1,))
+
+
+def test_threads_and_processes_give_bit_for_bit_what_one_process_gives(tiny, tmp_path):
+    alone = tiny(tmp_path / "alone")
+    assert len(alone["runs"]) == 6
+    for number, executor in enumerate((ThreadPoolExecutor(3), processes(2))):
+        with executor:
+            spread_out = tiny(tmp_path / str(number), executor=executor)
+        assert timeless(spread_out["runs"]) == timeless(alone["runs"]) and spread_out["summary"] == alone["summary"]
+        assert spread_out["weights"] == alone["weights"]
+        shipped = (tmp_path / str(number) / "assets/checkpoints/tiny_stn.safetensors").read_bytes()
+        assert shipped == (tmp_path / "alone/assets/checkpoints/tiny_stn.safetensors").read_bytes()
+
+
+def test_an_executor_gets_only_what_is_missing(tiny, tmp_path):
+    asked = []
+
+    class Counting(ThreadPoolExecutor):
+        def submit(self, job, *words, **options):
+            asked.append(words[0].key[:2])
+            return super().submit(job, *words, **options)
+
+    tiny(tmp_path, arms=["with ST"], seeds=1)
+    with Counting(2) as executor:
+        tiny(tmp_path, executor=executor)
+        assert sorted(asked) == [
+            ("wider, without ST", 0),
+            ("wider, without ST", 1),
+            ("with ST", 1),
+            ("without ST", 0),
+            ("without ST", 1),
+        ]
+        asked.clear()
+        tiny(tmp_path, executor=executor)
+        assert asked == []
+
+
+def test_one_job_that_fails_does_not_take_the_others_with_it(tiny, tmp_path, monkeypatch):
+    real = runner.fit
+
+    def fails(model, *inputs, name, **options):
+        if name == "digit-plain":
+            raise FloatingPointError("the loss is not finite")
+        return real(model, *inputs, name=name, **options)
+
+    monkeypatch.setattr(runner, "fit", fails)
+    with ThreadPoolExecutor(1) as executor, pytest.raises(FloatingPointError, match="the loss is not finite"):
+        tiny(tmp_path, executor=executor)
+    kept = json.loads(tiny_file(tmp_path).read_text())["runs"]
+    assert [(row["arm"], row["seed"]) for row in kept] == [
+        (arm, seed) for arm in ("with ST", "wider, without ST") for seed in (0, 1)
     ]
-    short, long, other = summarise(rows)
-    assert other["mean"] == 70.0
-    assert (short["epochs"], short["mean"], short["sd"]) == (1, 10.0, None)
-    assert (long["epochs"], long["mean"], long["sd"]) == (2, 50.0, pytest.approx(200**0.5))
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
+
+
+def epochs_done(folder, model: str) -> int:
+    """How far a run of the tiny study is."""
+    files = list((folder / "runs").glob(f"tiny_study-{model}-????????-0/epochs"))
+    return int(files[0].read_text()) if files else 0
+
+
+def first_epoch(folder, model: str) -> dict:
+    (file,) = (folder / "runs").glob(f"tiny_study-{model}-????????-0/checkpoint.stn")
+    return load_checkpoint(file)["history"][0]
+
+
+def test_a_pool_that_loses_a_process_says_so_and_the_same_call_goes_on(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "RECIPES", {"tiny": LONG})
+    undisturbed = tiny(tmp_path / "alone", seeds=1, arms=["without ST"])
+    folder = tmp_path / "killed"
+
+    def kill(executor):
+        wait_for(lambda: epochs_done(folder, "digit-plain") >= 2)
+        for process in list(executor._processes.values()):
+            process.kill()
+
+    with processes(1) as executor, pytest.raises(BrokenProcessPool):
+        killer = threading.Thread(target=kill, args=(executor,))
+        killer.start()
+        tiny(folder, seeds=1, arms=["without ST"], executor=executor)
+    killer.join()
+    assert not tiny_file(folder).exists()
+    before = first_epoch(folder, "digit-plain")["seconds"]
+    with processes(1) as executor:
+        went_on = tiny(folder, seeds=1, arms=["without ST"], executor=executor)
+    assert timeless(went_on["runs"]) == timeless(undisturbed["runs"])
+    assert went_on["runs"][0]["history"][0]["seconds"] == round(before, 4)  # that epoch was not trained again
+
+
+def test_a_real_dask_cluster_loses_a_worker_half_way_and_the_study_loses_nothing(tiny, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(runner, "RECIPES", {"tiny": LONG})
+    undisturbed = tiny(tmp_path / "alone", seeds=1)
+    folder = tmp_path / "cluster"
+    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50)
+    with cluster, distributed.Client(cluster) as client:
+        pids, killed = client.run(os.getpid), []
+
+        def kill():
+            wait_for(lambda: epochs_done(folder, "digit") >= 2)
+            (worker,) = [where for where, tasks in client.processing().items() if any("run_job" in str(task) for task in tasks)][:1]
+            os.kill(pids[worker], getattr(signal, "SIGKILL", signal.SIGTERM))
+            killed.append((pids[worker], first_epoch(folder, "digit")["seconds"]))
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        spread_out = tiny(folder, executor=client.get_executor(), seeds=1)
+        killer.join()
+        assert killed and killed[0][0] not in client.run(os.getpid).values()  # it is gone; Dask started another
+    assert [row["arm"] for row in spread_out["runs"]] == list(TINY.arms)
+    assert timeless(spread_out["runs"]) == timeless(undisturbed["runs"])
+    assert spread_out == json.loads(tiny_file(folder).read_text())
+    assert spread_out["runs"][0]["history"][0]["seconds"] == round(killed[0][1], 4)
+
+
+THE_LONG_STUDY = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+import torch
+from test_runner import LONG, TINY
+from stn_helpers import runner, studies
+torch.set_num_threads(1)
+runner.STUDIES, runner.RECIPES = {"tiny": TINY}, {"tiny": LONG}
+folder = Path(sys.argv[1])
+runner.run_study("tiny", seeds=1, arms=["with ST", "without ST"], assets=folder / "assets", runs=folder / "runs", device="cpu")
+"""
+
+
+def test_kill_9_twice_and_the_same_command_ends_bit_for_bit_where_it_would_have(start, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "RECIPES", {"tiny": LONG})
+    undisturbed = tiny(tmp_path / "alone", seeds=1, arms=["with ST", "without ST"])
+    folder = tmp_path / "killed"
+    for model in ("digit", "digit-plain"):
+        child = start(["-c", THE_LONG_STUDY, str(folder)], data=tmp_path)
+        wait_for(lambda model=model: epochs_done(folder, model) >= 3)
+        child.kill()
+        _, errors = child.communicate()
+        assert "% |" in errors and "left" in errors  # the bar over the whole study
+    child = start(["-c", THE_LONG_STUDY, str(folder)], data=tmp_path)
+    _, errors = child.communicate(timeout=300)
+    assert child.returncode == 0, errors
+    results = json.loads(tiny_file(folder).read_text())
+    assert timeless(results["runs"]) == timeless(undisturbed["runs"]) and results["summary"] == undisturbed["summary"]
+
+
+def test_two_processes_that_begin_the_same_run_train_it_once(start, tmp_path):
+    children = [start(["-c", THE_LONG_STUDY, str(tmp_path)], data=tmp_path) for _ in range(2)]
+    for child in children:
+        _, errors = child.communicate(timeout=300)
+        assert child.returncode == 0, errors
+    rows = json.loads(tiny_file(tmp_path).read_text())["runs"]
+    assert [row["arm"] for row in rows] == ["with ST", "without ST"]
+    for row, model in zip(rows, ("digit", "digit-plain"), strict=True):
+        assert row["history"][0]["seconds"] == round(first_epoch(tmp_path, model)["seconds"], 4)
+
+
+# Random theta, and the bar
+
+RANDOM = Study(
+    "random_study",
+    "cifar10",
+    {"light": Arm("small-light", "quick"), "random": Arm("small-random", "quick", spread_of="light", against="light")},
+    measure=studies.attended,
+)
+
+
+@pytest.fixture
+def random_study(monkeypatch):
+    monkeypatch.setattr(runner, "STUDIES", {"random": RANDOM})
+
+    def run(folder, **options):
+        return run_study("random", 1, assets=folder / "assets", runs=folder / "runs", device="cpu", progress=False, **options)
+
+    return run
+
+
+@pytest.mark.parametrize("executor", [None, "threads"])
+def test_a_random_theta_takes_the_spread_of_the_learned_one_before_it(random_study, tmp_path, monkeypatch, executor):
+    spreads, real = [], runner.build
+
+    def watched(name, *words, **options):
+        spreads.append((name, options.get("spread")))
+        return real(name, *words, **options)
+
+    monkeypatch.setattr(runner, "build", watched)
+    with ThreadPoolExecutor(2) as pool:
+        light, random = random_study(tmp_path, executor=pool if executor else None)["runs"]
+    assert spreads == [("small-light", None), ("small-random", light["spread"])]
+    assert random["theta"]["angle"][1] == 0 and random["spread"]["mean"] == pytest.approx(light["spread"]["mean"], abs=1e-6)
+
+
+def test_a_random_theta_alone_is_refused_until_the_learned_one_is_there(random_study, tmp_path):
+    with pytest.raises(ValueError, match="'random' draws from the spread of 'light', of which seed 0 is not there"):
+        random_study(tmp_path, arms=["random"])
+    random_study(tmp_path, arms=["light"])
+    assert [row["arm"] for row in random_study(tmp_path, arms=["random"])["runs"]] == ["light", "random"]
+
+
+def test_every_row_has_its_arithmetic(finished):
+    first, *_, last = json.loads(results_file(finished).read_text())["runs"]
+    # Two operations a multiply-add; the seed's localization network is 46.9 of the 49.5 million.
+    classifier = 2 * (28 * 28 * 10 * 75 + 10 * 10 * 20 * 250 + 500 * 50 + 50 * 10)
+    assert last["mflop"] == round(classifier / 1e6, 3)
+    localization = 2 * (26 * 26 * 64 * 147 + 9 * 9 * 128 * 1600 + 2048 * 256 + 256 * 6)
+    assert first["mflop"] == round((classifier + localization) / 1e6, 3)
+
+
+def test_an_arm_can_be_tested_under_more_than_it_was_trained_for(tmp_path, monkeypatch):
+    also = Study("also", "cifar10", {"plain": Arm("small-plain", "quick", also=("rotated", "rts"))}, ship={"plain": "also_plain"})
+    monkeypatch.setattr(runner, "STUDIES", {"also": also})
+    results = run_study("also", 1, assets=tmp_path / "assets", runs=tmp_path / "runs", device="cpu", progress=False)
+    tensors, about = load_weights(tmp_path / "assets/checkpoints/also_plain.safetensors")
+    model, test = build(about["model"], **about["options"]), load("cifar10", train=False)
+    model.load_state_dict(tensors)
+    right = {name: evaluate(model, distorted(test, name)[0])["accuracy"] for name in ("upright", "rotated", "rts")}
+    assert results["runs"][0]["tests"] == right
+
+
+def test_the_bar_counts_by_arithmetic_over_the_whole_study_and_remembers_what_was_done(tmp_path, monkeypatch, capsys):
+    study(tmp_path, seeds=1, arms=["without ST"])
+    jobs = []
+    monkeypatch.setattr(runner, "run_job", lambda job, watch: jobs.append((job, watch)) or ({}, None))
+    monkeypatch.setattr(runner, "_keep", lambda *_: None)
+    run_study("small", 1, assets=tmp_path / "assets", runs=tmp_path / "other", device="cpu")
+    job, watch = jobs[0]
+    assert [job.arm for job, _ in jobs] == ["with ST"] and watch.bar.total == pytest.approx(
+        2 * (5 + mflop(build("seed"), load("cifar10", train=False)))
+    )
+    job.folder.mkdir(parents=True)
+    (job.folder / "epochs").write_text("1")
+    assert watch._done() == pytest.approx(watch.bar.total / 2)
+    with runner.Watch([job], True) as again:
+        assert again.bar.n == pytest.approx(again.bar.total / 2)
+        (job.folder / "epochs").write_text("2")
+        again.look("with ST, seed 0: epoch 2")
+        assert again.bar.n == again.bar.total
+    assert "100% |" in (said := capsys.readouterr().err) and "with ST, seed 0: epoch 2" in said
