@@ -21,6 +21,7 @@ class Distortion:
     canvas: pixels a side, None for the image's own. The place is uniform where the image, before it is turned, fits in.
     clutter: how many 6 x 6 pieces of other images of the batch lie about; a batch of one has only itself.
     corners: standard deviation, in pixels of the image, by which each of its corners is moved in x and in y, after all else.
+    disc: only what lies in the canvas's inscribed circle is kept, so that no black corner tells how an image was turned.
     Paper: appendix A.4. Taught in notebooks 04 and 06.
     """
 
@@ -30,6 +31,7 @@ class Distortion:
     canvas: int | None = None
     clutter: int = 0
     corners: float = 0.0
+    disc: bool = False
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """images uint8 (N, C, H, H) -> (distorted uint8 (N, C, canvas, canvas), pose (N, 2, 3)).
@@ -50,6 +52,9 @@ class Distortion:
             pose = projective(self._moved(map_points(pose, torch.tensor(CORNERS)), 2 * self.corners / canvas, generator))
         placed = warp(images.float(), invert(pose), size=(canvas, canvas), padding_mode="zeros")
         placed = placed.round().to(torch.uint8)
+        if self.disc:
+            across = (torch.arange(canvas, device=where) + 0.5) * 2 / canvas - 1
+            placed *= across**2 + across[:, None] ** 2 <= 1
         for _ in range(self.clutter):
             self._litter(placed, images, generator)
         return placed, pose
@@ -92,6 +97,7 @@ DISTORTIONS = {
     "turned": Distortion(degrees=60),
     "turned one way": Distortion(degrees=60, middle=60),
     "rotated": Distortion(degrees=90),
+    "rotated disc": Distortion(degrees=90, disc=True),
     "rts": Distortion(degrees=45, scale=(0.7, 1.2), canvas=48),
     "perspective": Distortion(scale=(0.75, 1.0), corners=5),
     "cluttered": Distortion(scale=(0.7, 1.2), canvas=48, clutter=4),

@@ -18,22 +18,25 @@ def mean_angle(degrees: Tensor) -> Tensor:
     return torch.rad2deg(torch.atan2(radians.sin().mean(), radians.cos().mean()))
 
 
-def undone(theta: Tensor, pose: Tensor) -> dict[str, float]:
+def undone(theta: Tensor, pose: Tensor, period: float = 360.0) -> dict[str, float]:
     """Did it undo the rotation? theta and pose (N, 2, 3) -> numbers, angles in degrees.
 
     A network is free to settle on any pose, upright or not, as long as it is the same for all: `settled` is the mean angle
     left over, `residual` the mean absolute deviation from it, `before` the same without a transformer, `correlation` that of
-    the angle said with the angle to be undone, 0 where one of them never changes. Taught in notebook 04.
+    the angle said with the angle to be undone, 0 where one of them never changes.
+    period: angles that differ by this much count as one; 90 asks of a square frame, which looks the same after a quarter
+    turn. Taught in notebooks 04 and 06.
     """
-    said, wanted = decompose(theta).angle, decompose(pose).angle
+    turns = 360.0 / period
+    said, wanted = (turns * decompose(matrix).angle for matrix in (theta, pose))
     left = wrap(said - wanted)
     settled = mean_angle(left)
     # From their own means: an angle that passes 180 must not come back at -180.
     both = torch.stack([wrap(angle - mean_angle(angle)) for angle in (said, wanted)])
     return {
-        "settled": settled.item(),
-        "residual": wrap(left - settled).abs().mean().item(),
-        "before": wrap(wanted - mean_angle(wanted)).abs().mean().item(),
+        "settled": settled.item() / turns,
+        "residual": wrap(left - settled).abs().mean().item() / turns,
+        "before": wrap(wanted - mean_angle(wanted)).abs().mean().item() / turns,
         "correlation": torch.corrcoef(both)[0, 1].nan_to_num().item(),
     }
 

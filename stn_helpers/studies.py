@@ -66,7 +66,7 @@ class Study:
         ]
 
 
-SETS = ("upright", "rotated", "rts", "perspective")
+SETS = ("upright", "rotated", "rts", "perspective", "rotated disc")
 PLACES = {  # what an arm of the CIFAR-10 study is called, and its network
     "no ST": "plain",
     "light ST": "light",
@@ -80,27 +80,32 @@ PLACES = {  # what an arm of the CIFAR-10 study is called, and its network
 
 
 def cifar10_arms(classifier: str, recipe: str) -> dict[str, Arm]:
-    """Every place for a transformer on every set; the heavy localization network on two of them, for it is slow."""
+    """Every place for a transformer on every set, but two: heavy ones on two sets, for they are slow; and in the disc, which
+    asks one question (is it the corners that tell the angle?), one transformer and its two controls.
+    """
+    left_out = {(name, "heavy") for name in ("rts", "perspective")}
+    left_out |= {("rotated disc", kind) for kind in PLACES.values() if kind not in ("plain", "light", "no-warp")}
     return {
         f"{name}, {place}": Arm(
             f"{classifier}-{kind}",
             recipe if name == "upright" else f"{recipe}-{name}",
             name,
-            also=SETS[1:] if name == "upright" else (),
+            also=SETS[1:4] if name == "upright" else (),
             against="" if kind == "plain" else f"{name}, no ST",
             spread_of=f"{name}, light ST" if kind == "random" else "",
         )
         for name in SETS
         for place, kind in PLACES.items()
-        if kind != "heavy" or name in ("upright", "rotated")
+        if (name, kind) not in left_out
     }
 
 
 def attended(model, train: Images, test: Images, name: str, seed: int) -> dict:
     """What the transformer at a network's input does to a test set under a distortion, for a row of results.
 
-    "corners": see `poses.corner_drift`. "undone": see `poses.undone`, where a pose has one angle. "spread": mean and
-    covariance of the raw numbers. {} for a network without a transformer there.
+    "corners": see `poses.corner_drift`. "undone", where a pose has one angle: see `poses.undone`; "frame": the same for a
+    square frame, whose quarter turns look alike. "spread": mean and covariance of the raw numbers.
+    {} for a network without a transformer there.
     """
     if not isinstance(model.transformer, SpatialTransformer):
         return {}
@@ -112,6 +117,7 @@ def attended(model, train: Images, test: Images, name: str, seed: int) -> dict:
         found["corners"] = corner_drift(theta, poses)
     if poses.shape[1] == 2:
         found["undone"] = undone(theta, poses)
+        found["frame"] = undone(theta, poses, period=90)
     return {**found, "spread": {"mean": raw.mean(0).tolist(), "covariance": torch.cov(raw.T).tolist()}}
 
 

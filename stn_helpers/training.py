@@ -71,7 +71,7 @@ RECIPES = {
 RECIPES["study"] = replace(RECIPES["good"], localization=0.5)
 # Its strong classifier: Page's rates (2018) at half his batch, label smoothing as in Jordan's airbench (2024).
 RECIPES["strong"] = replace(RECIPES["study"], batch_size=256, lr=0.2, weight_decay=5e-4, crop_pixels=4, label_smoothing=0.1)
-for _set in ("rotated", "rts", "perspective"):
+for _set in ("rotated", "rts", "perspective", "rotated disc"):
     RECIPES[f"study-{_set}"] = replace(RECIPES["study"], distortion=_set)
     RECIPES[f"strong-{_set}"] = replace(RECIPES["strong"], distortion=_set)
 RECIPES["digits-upright"] = replace(RECIPES["digits"], distortion="upright")

@@ -63,10 +63,11 @@ def test_an_arm_is_compared_with_one_that_differs_in_its_network_alone(name):
 @pytest.mark.parametrize("name", ["cifar10", "cifar10-strong"])
 def test_the_cifar10_studies_have_every_place_on_every_set_and_train_under_what_they_test(name):
     arms = STUDIES[name].arms
-    for test in ("upright", "rotated", "rts", "perspective"):
+    for test in ("upright", "rotated", "rts", "perspective", "rotated disc"):
         here = {arm.model.split("-", 1)[1] for arm in arms.values() if arm.test == test}
         heavy = {"heavy"} if test in ("upright", "rotated") else set()
-        assert here == {"plain", "light", "frozen", "random", "no-warp", "feature", "two"} | heavy
+        others = {"frozen", "random", "feature", "two"} if test != "rotated disc" else set()
+        assert here == {"plain", "light", "no-warp"} | others | heavy
         assert all(RECIPES[arm.recipe].distortion == test for arm in arms.values() if arm.test == test)
     for arm in arms.values():
         assert arm.also == (("rotated", "rts", "perspective") if arm.test == "upright" else ())
@@ -142,6 +143,7 @@ def test_a_row_says_what_the_transformer_did_to_the_distorted_test_set():
     found = attended(model, test, test, "rotated", 0)
     assert found["corners"] == corner_drift(raw.reshape(-1, 2, 3), poses)
     assert found["undone"] == undone(raw.reshape(-1, 2, 3), poses)
+    assert found["frame"] == undone(raw.reshape(-1, 2, 3), poses, period=90) != found["undone"]
     torch.testing.assert_close(torch.tensor(found["spread"]["mean"]), raw.mean(0))
     torch.testing.assert_close(torch.tensor(found["spread"]["covariance"]), torch.cov(raw.T))
     assert torch.tensor(found["spread"]["covariance"]).diagonal().min() > 0
