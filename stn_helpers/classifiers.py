@@ -153,6 +153,7 @@ class StudyNet(nn.Module):
     frozen (says identity for ever); random (theta drawn at random while training, its mean when tested);
     no-warp (the light localization network's features added to the logits: its parameters spent on the classifier);
     feature (on the first feature map); two (at the input and on the feature map).
+    The light localization network has GELUs: with ReLUs it died in trials on two of the sets, and theta stood still.
     spread: for random alone, {"mean": (6), "covariance": (6, 6)} of the raw affine numbers.
     images: (N, 3, H, W) in [0, 1], 32 pixels a side or more. Every arm's classifier sees as many pixels as came.
     Raises ValueError for another name, or a random arm without its spread. Taught in notebook 06.
@@ -169,7 +170,7 @@ class StudyNet(nn.Module):
         self.transformer, self.inner, self.extra = nn.Identity(), nn.Identity(), None
         look = Normalize(CIFAR10_MEAN, CIFAR10_STD)
         if arm in ("light", "two", "frozen"):
-            self.transformer = SpatialTransformer(nn.Sequential(look, light_localization()))
+            self.transformer = SpatialTransformer(nn.Sequential(look, light_localization(activation=nn.GELU)))
             self.transformer.requires_grad_(arm != "frozen")
         elif arm == "heavy":
             # It is made for 32 x 32: a larger canvas is averaged down for it, as in the paper.
@@ -177,9 +178,9 @@ class StudyNet(nn.Module):
         elif arm == "random":
             self.transformer = random_transformer(spread)
         elif arm == "no-warp":
-            self.extra = nn.Sequential(light_localization(), nn.Linear(32, 10))
+            self.extra = nn.Sequential(light_localization(activation=nn.GELU), nn.Linear(32, 10))
         if arm in ("feature", "two"):
-            self.inner = SpatialTransformer(light_localization(10 if classifier == "small" else 64))
+            self.inner = SpatialTransformer(light_localization(10 if classifier == "small" else 64, activation=nn.GELU))
 
     def forward(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 32:

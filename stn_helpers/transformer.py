@@ -123,15 +123,18 @@ class Noise(nn.Module):
         return torch.randn(shape, device=images.device) if self.training else images.new_zeros(shape)
 
 
-def light_localization(channels: int = 3, width: int = 16) -> nn.Sequential:
-    """A localization network that costs little: images of any size -> features (N, 32), from a 4 x 4 summary."""
+def light_localization(channels: int = 3, width: int = 16, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """A localization network that costs little: images of any size -> features (N, 32), from a 4 x 4 summary.
+
+    activation: nn.GELU cannot die; where all ReLUs have died, theta is the same for every picture and stays so.
+    """
     return nn.Sequential(
         nn.Conv2d(channels, width, kernel_size=5, stride=2, padding=2),
-        nn.ReLU(),
+        activation(),
         nn.Conv2d(width, 2 * width, kernel_size=5, stride=2, padding=2),
-        nn.ReLU(),
+        activation(),
         nn.AdaptiveAvgPool2d(4),
         nn.Flatten(),
         nn.Linear(2 * width * 16, 32),
-        nn.ReLU(),
+        activation(),
     )
