@@ -31,7 +31,7 @@ def note():
 def rows(benchmarks) -> list[dict]:
     """A row for each benchmark, from its median round: images a second, or for a slider milliseconds and kilobytes a step.
 
-    ratio: how many times as fast as the first of its group.
+    ratio: how many times as fast as the first of its group, or of those with the same `beside`.
     """
     out, first = [], {}
     for bench in benchmarks:
@@ -39,12 +39,13 @@ def rows(benchmarks) -> list[dict]:
             continue
         facts, seconds = bench.extra_info, bench.stats.median
         rate = facts.get("images", 1) / seconds
-        first.setdefault(bench.group, rate)
+        group = facts.get("beside", bench.group)
+        first.setdefault(group, rate)
         if "images" in facts:
             measured = {"images_per_second": round(rate, 1)}
         else:
             measured = {"milliseconds": round(1000 * seconds, 2), "kilobytes": facts["kilobytes"]}
-        row = {"group": bench.group, "what": facts["what"], **measured, "ratio": round(rate / first[bench.group], 2)}
+        row = {"group": bench.group, "what": facts["what"], **measured, "ratio": round(rate / first[group], 3)}
         out.append({**row, "rounds": bench.stats.rounds})
     return out
 
