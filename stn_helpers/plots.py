@@ -213,3 +213,22 @@ def histograms(columns: dict[str, Tensor], marks: dict[str, float], note: str = 
     if note:
         fig.suptitle(note, fontsize=10)
     return fig
+
+
+def draw_gains(ax: Axes, gains: dict[str, dict], title: str = "") -> None:
+    """Paired differences in points, a row each: {name: {"mean", "low", "high"}}, low and high None for a single seed.
+
+    A dot is the mean, a bar its 95 % interval. Blue helps, red hurts, gray is an interval that holds zero or is not known.
+    """
+    ax.axvline(0, color=BLACK, linewidth=0.8)
+    for row, gain in enumerate(gains.values()):
+        known = gain["low"] is not None
+        color = BLUE if known and gain["low"] > 0 else RED if known and gain["high"] < 0 else "#767676"
+        if known:
+            ax.plot([gain["low"], gain["high"]], [row, row], color=color, linewidth=2.4, solid_capstyle="butt")
+        ax.plot(gain["mean"], row, "o", color=color, markersize=6)
+    ax.set_yticks(range(len(gains)), gains)
+    ax.set(xlabel="points gained", title=title, ylim=(len(gains) - 0.5, -0.5))
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", color="#dddddd", linewidth=0.6)
+    ax.set_axisbelow(True)

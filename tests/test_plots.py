@@ -165,3 +165,24 @@ def test_histograms_count_every_image_and_mark_what_changes_nothing():
     fig = plots.histograms({"angle": torch.randn(500)}, {"angle": 0.0})
     assert sum(bar.get_height() for bar in fig.axes[0].patches) == 500
     assert fig.axes[0].lines[0].get_xdata()[0] == 0.0
+
+
+def test_gains_are_drawn_with_their_intervals_and_coloured_by_what_they_prove():
+    gains = {
+        "helps": {"mean": 2.0, "low": 1.0, "high": 3.0},
+        "hurts": {"mean": -2.0, "low": -3.0, "high": -1.0},
+        "may be": {"mean": 0.5, "low": -1.0, "high": 2.0},
+        "one seed": {"mean": 4.0, "low": None, "high": None},
+    }
+    fig, axes = plots.figure()
+    plots.draw_gains(axes[0, 0], gains, "rotated")
+    ax = axes[0, 0]
+    _, *lines = ax.lines  # the first is zero itself
+    dots = [line for line in lines if line.get_marker() == "o"]
+    bars = [line for line in lines if line.get_marker() != "o"]
+    assert [list(bar.get_xdata()) for bar in bars] == [[1, 3], [-3, -1], [-1, 2]]
+    assert [(dot.get_xdata()[0], dot.get_ydata()[0]) for dot in dots] == [(2, 0), (-2, 1), (0.5, 2), (4, 3)]
+    assert [dot.get_color() for dot in dots] == [plots.BLUE, plots.RED, "#767676", "#767676"]
+    assert [bar.get_color() for bar in bars] == [plots.BLUE, plots.RED, "#767676"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == list(gains) and ax.get_title() == "rotated"
+    assert ax.get_ylim() == (3.5, -0.5)  # the first is on top

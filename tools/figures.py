@@ -1,5 +1,6 @@
 """The pictures in assets/ that the project draws itself: `make figures`, or one by name, `python -m tools.figures NAME`."""
 
+import json
 import math
 import sys
 from contextlib import redirect_stdout
@@ -15,9 +16,9 @@ from stn_helpers.classifiers import build
 from stn_helpers.data import as_float, load, test_card
 from stn_helpers.distortions import distorted
 from stn_helpers.grid import family_grid, outline, sampling_grid
-from stn_helpers.plots import before_after, draw, draw_grid, figure, gif, png
+from stn_helpers.plots import before_after, draw, draw_gains, draw_grid, figure, gif, png
 from stn_helpers.sampler import sample
-from stn_helpers.studies import ASSETS
+from stn_helpers.studies import ASSETS, SETS
 from stn_helpers.theta import affine, control_points, family, invert, projective
 from stn_helpers.training import fit
 
@@ -137,6 +138,24 @@ def failures() -> bytes:
     return png(scope["fig"])
 
 
+def does_it_help() -> bytes:
+    """What every place for a transformer gains on CIFAR-10 over the same network without one, with its interval."""
+    results = json.loads((ASSETS / "results" / "cifar10.json").read_text())
+    gains: dict[str, dict] = {name: {} for name in SETS}
+    for row in results["summary"]:
+        test, place = row["arm"].split(", ", 1)
+        if "gain" in row:
+            gains[test][place] = row["gain"]
+    gains = {test: rows for test, rows in gains.items() if rows}
+    fig, axes = figure(len(gains), 1, 6.4, 1.0, sharex=True, height_ratios=[0.8 + len(rows) for rows in gains.values()])
+    fig.set_figheight(0.9 + 0.26 * sum(1.8 + len(rows) for rows in gains.values()))
+    for ax, (test, rows) in zip(axes[:, 0], gains.items(), strict=True):
+        draw_gains(ax, rows, test)
+        ax.set_title(test, loc="left", fontweight="bold")
+        ax.set(title="", xlabel="points gained over the network without one" if ax is axes[-1, 0] else "")
+    return png(fig)
+
+
 FIGURES = {
     "Transformations.png": transformations,
     "AffineTPS.gif": affine_tps,
@@ -145,6 +164,7 @@ FIGURES = {
     "straighten.gif": straighten,
     "failures.png": failures,
     "cifar10_attended.png": cifar10_attended,
+    "does_it_help.png": does_it_help,
 }
 
 if __name__ == "__main__":
