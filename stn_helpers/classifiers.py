@@ -5,6 +5,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from .paper import NETWORKS, PaperNet
 from .transformer import Blind, Noise, Normalize, SpatialTransformer, light_localization, seed_localization
 
 # Mean and standard deviation of the 50,000 CIFAR-10 training images, channel by channel, in [0, 1].
@@ -222,6 +223,7 @@ MODELS = {
         for classifier in ("small", "strong")
         for arm in STUDY_ARMS
     },
+    **{name: lambda about=about, **_: PaperNet(*about) for name, about in NETWORKS.items()},
 }
 
 

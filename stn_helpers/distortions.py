@@ -1,4 +1,4 @@
-"""Distortions: clean images turned, scaled, moved, tilted and cluttered, batch by batch, with the pose that undoes it."""
+"""Distortions: clean images turned, scaled, moved, tilted, bent and cluttered, batch by batch, with the pose that undoes it."""
 
 from dataclasses import dataclass
 
@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from .data import Images
-from .sampler import warp
-from .theta import CORNERS, affine, invert, map_points, projective
+from .grid import family_grid
+from .sampler import sample, warp
+from .theta import CORNERS, affine, control_points, family, invert, map_points, projective
 
 PATCH = 6  # pixels a side of a piece of clutter: the paper's 6 x 6
+PLATE = family("tps")  # the paper's 4 x 4 control points
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Distortion:
     canvas: pixels a side, None for the image's own. The place is uniform where the image, before it is turned, fits in.
     clutter: how many 6 x 6 pieces of other images of the batch lie about; a batch of one has only itself.
     corners: standard deviation, in pixels of the image, by which each of its corners is moved in x and in y, after all else.
+    knots: standard deviation, in pixels of the canvas, by which each of 4 x 4 control points on it is moved in x and in y.
     disc: only what lies in the canvas's inscribed circle is kept, so that no black corner tells how an image was turned.
     Paper: appendix A.4. Taught in notebooks 04 and 06.
     """
@@ -32,12 +35,14 @@ class Distortion:
     clutter: int = 0
     corners: float = 0.0
     disc: bool = False
+    knots: float = 0.0
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """images uint8 (N, C, H, H) -> (distorted uint8 (N, C, canvas, canvas), pose (N, 2, 3)).
 
-        Where corners are moved, the pose is (N, 3, 3).
         The pose is the theta that looks straight at the image on the canvas: what a perfect localization network would say.
+        Where corners are moved, it is (N, 3, 3). Where knots are moved, it is the spline that bent the image, (N, 32): where in
+        the image each control point of the canvas looks. That one points the other way, for no spline undoes a spline.
         """
         count, side, where = len(images), images.shape[-1], images.device
         canvas = self.canvas or side
@@ -50,7 +55,12 @@ class Distortion:
         pose = affine(angle, size, shift=tuple(shift.unbind(1)))
         if self.corners:
             pose = projective(self._moved(map_points(pose, torch.tensor(CORNERS)), 2 * self.corners / canvas, generator))
-        placed = warp(images.float(), invert(pose), size=(canvas, canvas), padding_mode="zeros")
+        if self.knots:
+            away = 2 * self.knots / canvas * torch.randn(count, 16, 2, generator=generator, device=where)
+            pose = map_points(invert(pose), control_points(4).to(where) + away).flatten(1)
+            placed = sample(images.float(), family_grid(PLATE, pose, (canvas, canvas)), padding_mode="zeros")
+        else:
+            placed = warp(images.float(), invert(pose), size=(canvas, canvas), padding_mode="zeros")
         placed = placed.round().to(torch.uint8)
         if self.disc:
             across = (torch.arange(canvas, device=where) + 0.5) * 2 / canvas - 1
@@ -101,6 +111,10 @@ DISTORTIONS = {
     "rts": Distortion(degrees=45, scale=(0.7, 1.2), canvas=48),
     "perspective": Distortion(scale=(0.75, 1.0), corners=5),
     "cluttered": Distortion(scale=(0.7, 1.2), canvas=48, clutter=4),
+    # The paper's R and P are "rotated" and "perspective"; its RTS, E and TC, for digits of 28 pixels:
+    "rts 42": Distortion(degrees=45, scale=(0.7, 1.2), canvas=42),
+    "elastic": Distortion(scale=(0.75, 1.0), knots=1.5),
+    "cluttered 60": Distortion(canvas=60, clutter=6),
 }
 
 
@@ -112,7 +126,7 @@ def distortion(name: str) -> Distortion:
 
 
 def distorted(data: Images, name: str, seed: int = 1000, chunk: int = 500) -> tuple[Images, Tensor]:
-    """A whole set, each image distorted once: (the set, its poses (N, 2, 3) or (N, 3, 3)).
+    """A whole set, each image distorted once: (the set, its poses (N, 2, 3), (N, 3, 3) or (N, 32)).
 
     The same name and seed give the same set; "upright" gives the set as it is. Raises ValueError for an unknown name.
     """

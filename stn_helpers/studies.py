@@ -11,7 +11,8 @@ import torch
 
 from . import straighten
 from .data import Images, batches
-from .distortions import distorted
+from .distortions import distorted, distortion
+from .paper import FAMILIES
 from .poses import corner_drift, undone
 from .theta import decompose
 from .training import Recipe
@@ -100,6 +101,24 @@ def cifar10_arms(classifier: str, recipe: str) -> dict[str, Arm]:
     }
 
 
+MNIST_SETS = {"R": "rotated", "RTS": "rts 42", "P": "perspective", "E": "elastic", "TC": "cluttered 60"}
+MNIST_CANVASES = {"RTS": 42, "TC": 60}  # the others stay on 28 pixels
+
+
+def mnist_arms() -> dict[str, Arm]:
+    """The rows and columns of the paper's Table 1; on TC an affine transformer alone, as there."""
+    arms = {}
+    for letters, name in MNIST_SETS.items():
+        canvas, recipe = MNIST_CANVASES.get(letters, 28), f"paper-{name}"
+        for body in ("FCN", "CNN"):
+            arms[f"{letters}, {body}"] = Arm(f"{body.lower()}-{canvas}", recipe, name)
+        for body in ("FCN", "CNN"):
+            for family in FAMILIES if letters != "TC" else ("affine",):
+                model, against = f"st-{body.lower()}-{family}-{canvas}", f"{letters}, {body}"
+                arms[f"{letters}, ST-{body} {family}"] = Arm(model, recipe, name, against=against)
+    return arms
+
+
 def attended(model, train: Images, test: Images, name: str, seed: int) -> dict:
     """What the transformer at a network's input does to a test set under a distortion, for a row of results.
 
@@ -115,10 +134,19 @@ def attended(model, train: Images, test: Images, name: str, seed: int) -> dict:
     found = {}
     with suppress(ValueError):  # a theta that collapsed cannot be undone; its accuracy is the result then
         found["corners"] = corner_drift(theta, poses)
-    if poses.shape[1] == 2:
+    if poses.shape[1] == theta.shape[1] == 2:
         found["undone"] = undone(theta, poses)
         found["frame"] = undone(theta, poses, period=90)
     return {**found, "spread": {"mean": raw.mean(0).tolist(), "covariance": torch.cov(raw.T).tolist()}}
+
+
+def straightened(model, train: Images, test: Images, name: str, seed: int) -> dict:
+    """`attended` without its spread; {} where theta or the pose is a spline: neither has corners that a matrix could undo."""
+    transformer = model.transformer
+    if not isinstance(transformer, SpatialTransformer) or transformer.family.name == "tps" or distortion(name).knots:
+        return {}
+    found = attended(model, train, test, name, seed)
+    return {key: found[key] for key in found if key != "spread"}
 
 
 STUDIES = {
@@ -162,6 +190,7 @@ STUDIES = {
         measure=attended,
     ),
     "cifar10-strong": Study(name="cifar10_strong", data="cifar10", arms=cifar10_arms("strong", "strong"), measure=attended),
+    "mnist": Study(name="mnist", data="mnist", arms=mnist_arms(), measure=straightened),
 }
 
 
@@ -182,7 +211,12 @@ def thetas(model, data: Images, batch_size: int = 500) -> torch.Tensor:
 
 
 def pose_spread(model, data: Images) -> dict[str, list[float]]:
-    """Mean and standard deviation over a set: angle (degrees), scale x and y, shear, shift x and y."""
+    """Mean and standard deviation over a set: angle (degrees), scale x and y, shear, shift x and y.
+
+    {} for the projective family and for tps, which have no one angle.
+    """
+    if model.transformer.family.name in ("projective", "tps"):
+        return {}
     parts = decompose(model.transformer.family.matrix(thetas(model, data)))
     columns = {
         "angle": parts.angle,
