@@ -1,4 +1,4 @@
-"""What a place for the transformer costs: one training step of every arm of the CIFAR-10 study, beside the same step without one."""
+"""What a place for the transformer costs: a training step of every arm of the CIFAR-10 study, beside the step without one."""
 
 import pytest
 import torch
