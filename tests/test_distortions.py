@@ -72,6 +72,26 @@ def test_looking_through_the_pose_gives_the_image_back():
     assert wrong.max() < 12 and wrong.mean() < 1  # read twice between the pixels
 
 
+def test_looking_through_the_pose_of_a_perspective_gives_the_image_back():
+    """The picture is a plane of gray: its corners land where the pose says, and it reads the same through it."""
+    ramp = torch.linspace(20, 220, 28).expand(1, 1, 28, 28)
+    images = torch.cat([ramp, ramp.mT]).round().to(torch.uint8).repeat(20, 1, 1, 1)
+    bent, poses = DISTORTIONS["perspective"](images, random())
+    inside = Distortion(scale=(0.75, 1.0), corners=5)(torch.full_like(images, 255), random())[0]
+    seen, whole = (warp(canvas.float(), poses, size=(28, 28), padding_mode="zeros") for canvas in (bent, inside))
+    wrong = (seen - images)[whole > 254].abs()  # what left the canvas, or was blended with the black around it, is lost
+    assert len(wrong) > 0.4 * images.numel() and wrong.max() < 15 and wrong.mean() < 1
+
+
+def test_a_disc_keeps_what_lies_in_the_inscribed_circle_and_nothing_else():
+    bent, poses = DISTORTIONS["rotated disc"](torch.full((50, 3, 32, 32), 255, dtype=torch.uint8), random())
+    plain, same = DISTORTIONS["rotated"](torch.full((50, 3, 32, 32), 255, dtype=torch.uint8), random())
+    rows, columns = np.indices((32, 32)) - 15.5
+    circle, core = (torch.from_numpy(rows**2 + columns**2 <= radius**2) for radius in (16, 15))
+    assert torch.equal(poses, same) and torch.equal(bent, plain * circle)
+    assert (bent[..., core] == 255).all() and not bent[..., ~circle].any()  # alike, however it was turned
+
+
 def test_a_piece_of_clutter_is_6_x_6_from_the_middle_of_any_other_image_and_lies_anywhere():
     shades = torch.arange(28, dtype=torch.uint8) + 1
     which = torch.arange(1, 6, dtype=torch.uint8)[:, None, None].expand(5, 28, 28)

@@ -19,7 +19,7 @@ from stn_helpers.data import load
 from stn_helpers.distortions import DISTORTIONS, Distortion, distorted
 from stn_helpers.paper import FAMILIES, NETWORKS, PARAMETERS, PaperNet, fitting_width
 from stn_helpers.studies import MNIST_SETS, STUDIES, attended, pose_spread, straightened
-from stn_helpers.theta import control_points, decompose
+from stn_helpers.theta import CORNERS, control_points, decompose, map_points
 from stn_helpers.training import RECIPES, Trainer
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
@@ -47,7 +47,7 @@ def shaken(name: str) -> PaperNet:
     """A network whose transformer looks elsewhere for every image."""
     network = build(name, 2).eval()
     with torch.no_grad():
-        network.transformer.to_theta.weight.normal_(std=0.3, generator=random(2))
+        network.transformer.to_theta.weight.normal_(generator=random(2))
     return network
 
 
@@ -239,6 +239,26 @@ def test_tc_is_anywhere_on_60_pixels_among_six_pieces_of_clutter():
     assert (littered != 0).sum((1, 2, 3)).max() == 6 * 36
 
 
+def test_p_is_scaled_and_its_corners_are_moved_by_a_normal_of_5_pixels_where_the_image_does_not_fold():
+    perspective, count = DISTORTIONS["perspective"], 4000
+    straight, moved, gently = (corners_of(replace(perspective, corners=pixels), count) for pixels in (1e-9, 5.0, 1.0))
+    size, centre = (straight[:, 2, 0] - straight[:, 0, 0]) / 2, straight.mean(1)
+    assert agrees(size, uniform(0.75, 0.25)) and agrees(centre[:, 0] / (1 - size), uniform(-1, 2))
+    assert agrees((gently - straight) * 14, norm())  # of one pixel hardly any image folds: the whole normal
+    away = (moved - straight) * 14
+    assert abs(away.mean((0, 1))).max() < 0.1 and 3.5 < away.std() < 5  # of five the widest are drawn again
+    edges = moved.roll(-1, 1) - moved
+    following = edges.roll(-1, 1)
+    assert (edges[..., 0] * following[..., 1] > edges[..., 1] * following[..., 0]).all()  # clockwise on screen, none folded
+
+
+def corners_of(make: Distortion, count: int) -> torch.Tensor:
+    """Where the corners of the images lie on the canvas: (count, 4, 2), from one and the same sizes and places."""
+    bent, poses = make(black(count), random(8))
+    assert bent.shape[-1] == 28 and poses.shape == (count, 3, 3)
+    return map_points(poses.double(), torch.tensor(CORNERS))
+
+
 def test_e_is_scaled_and_its_16_control_points_are_moved_by_a_normal_1_5_pixels():
     elastic, count = DISTORTIONS["elastic"], 4000
     bent, poses = elastic(black(count), random(4))
@@ -321,19 +341,12 @@ def test_all_arms_are_trained_alike_and_as_in_the_paper_but_for_the_schedule():
     assert not recipe.flips and not recipe.crop_pixels and not recipe.label_smoothing  # a mirrored 2 is no 2
 
 
-def loss_after(name: str, steps: int) -> tuple[float, float]:
-    """(the first steps' loss, the last steps') of an arm, on digits."""
-    digits = load("digits", train=True)
-    many = digits.subset(torch.arange(steps * 64) % len(digits))
-    recipe = replace(RECIPES[ARMS[name].recipe], epochs=1, batch_size=64)
-    losses = Trainer(build(ARMS[name].model), many, recipe, seed=0).run_epoch().losses
-    return losses[:5].mean().item(), losses[-10:].mean().item()
-
-
 @pytest.mark.parametrize("name", ["E, FCN", "E, CNN", "RTS, ST-FCN tps", "TC, ST-CNN affine", "P, ST-CNN projective"])
-def test_a_few_steps_lower_the_loss(name):
-    before, after = loss_after(name, 100)
-    assert before == pytest.approx(np.log(10), abs=0.1) and after < 0.85 * before
+def test_a_network_learns_one_batch_by_heart(name):
+    bent, _ = distorted(load("digits", train=True).subset(slice(32)), ARMS[name].test)
+    recipe = replace(RECIPES["paper"], epochs=1, batch_size=32)
+    losses = Trainer(build(ARMS[name].model), bent.subset(torch.arange(32 * 80) % 32), recipe, seed=0).run_epoch().losses
+    assert losses[0] == pytest.approx(np.log(10), abs=0.1) and losses[-1] < 0.5
 
 
 @pytest.mark.parametrize("name", ["rotated", "perspective"])
