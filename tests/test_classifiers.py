@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from stn_helpers import classifiers
 from stn_helpers.classifiers import CIFAR10_MEAN, CIFAR10_STD, MODELS, STUDY_ARMS, SeedNet, StudyNet, seed_classifier
+from stn_helpers.paper import NETWORKS
 from stn_helpers.transformer import SpatialTransformer
 
 SEEDS, DIGITS = ([name for name in MODELS if name.startswith(kind)] for kind in ("seed", "digit"))
@@ -125,7 +126,8 @@ def test_the_classifiers_shapes_are_the_tutorials():
 
 @every_model
 def test_every_network_gives_ten_finite_logits_an_image(name):
-    logits = build(name)(images()[:, :1] if name in DIGITS else images())
+    seen = images()[:, :1, :28, :28] if name in [*DIGITS, *NETWORKS] else images()
+    logits = build(name)(seen)
     assert logits.shape == (4, 10) and logits.isfinite().all()
 
 
