@@ -153,7 +153,7 @@ class StudyNet(nn.Module):
     classifier: small or strong. arm: plain (no transformer); light or heavy (at the input, by its localization network);
     frozen (says identity for ever); random (theta drawn at random while training, its mean when tested);
     no-warp (the light localization network's features added to the logits: its parameters spent on the classifier);
-    feature (on the first feature map); two (at the input and on the feature map).
+    feature (on the first feature map); window (one learned theta there, for every image); two (at the input and on the map).
     The light localization network has GELUs: with ReLUs it died in trials on two of the sets, and theta stood still.
     spread: for random alone, {"mean": (6), "covariance": (6, 6)} of the raw affine numbers.
     images: (N, 3, H, W) in [0, 1], 32 pixels a side or more. Every arm's classifier sees as many pixels as came.
@@ -182,6 +182,8 @@ class StudyNet(nn.Module):
             self.extra = nn.Sequential(light_localization(activation=nn.GELU), nn.Linear(32, 10))
         if arm in ("feature", "two"):
             self.inner = SpatialTransformer(light_localization(10 if classifier == "small" else 64, activation=nn.GELU))
+        elif arm == "window":
+            self.inner = SpatialTransformer(Blind(), features=1)
 
     def forward(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 32:
@@ -191,7 +193,7 @@ class StudyNet(nn.Module):
         return logits if self.extra is None else logits + self.extra(attended)
 
 
-STUDY_ARMS = ("plain", "light", "heavy", "frozen", "random", "no-warp", "feature", "two")
+STUDY_ARMS = ("plain", "light", "heavy", "frozen", "random", "no-warp", "feature", "window", "two")
 
 
 def random_transformer(spread: dict | None) -> SpatialTransformer:

@@ -76,6 +76,7 @@ PLACES = {  # what an arm of the CIFAR-10 study is called, and its network
     "random theta": "random",
     "same parameters, no warp": "no-warp",
     "ST on a feature map": "feature",
+    "one window on a feature map": "window",
     "two STs": "two",
 }
 

@@ -240,7 +240,7 @@ def test_building_seeds_no_gpu(monkeypatch):
 # The arms of the CIFAR-10 study
 
 every_classifier = pytest.mark.parametrize("classifier", ["small", "strong"])
-CHANGES_NOTHING = ["light", "heavy", "frozen", "feature", "two"]
+CHANGES_NOTHING = ["light", "heavy", "frozen", "feature", "window", "two"]
 
 
 @torch.no_grad()
@@ -280,7 +280,8 @@ def test_the_arms_have_their_transformers_where_their_names_say(classifier):
     for arm in STUDY_ARMS:
         network = build(f"{classifier}-{arm}")
         at_input, inside = (isinstance(place, SpatialTransformer) for place in (network.transformer, network.inner))
-        assert at_input == (arm in ("light", "heavy", "frozen", "random", "two")) and inside == (arm in ("feature", "two"))
+        assert at_input == (arm in ("light", "heavy", "frozen", "random", "two"))
+        assert inside == (arm in ("feature", "window", "two"))
         assert (network.extra is not None) == (arm == "no-warp")
         learns = [weight.requires_grad for weight in network.transformer.parameters()]
         assert all(learns) if arm in ("light", "heavy", "two") else not any(learns)
@@ -293,6 +294,16 @@ def test_the_first_map_is_bent_by_the_inner_transformer_alone(classifier):
     network.inner.to_theta.bias.copy_(torch.tensor([-1.0, 0, 0, 0, 1, 0]))  # mirrored left to right
     stem = network.stem(network.normalize(images()))
     torch.testing.assert_close(network(images()), network.trunk(stem.flip(-1)), rtol=0, atol=1e-4)
+
+
+@every_classifier
+def test_a_window_on_a_feature_map_is_six_numbers_that_serve_every_image(classifier):
+    network = build(f"{classifier}-window")
+    assert network.inner.to_theta.bias.requires_grad and size(network) == size(build(f"{classifier}-plain")) + 12
+    with torch.no_grad():
+        network.inner.to_theta.bias.add_(torch.arange(6) / 10)
+        params = network.inner.params(network.stem(images()))
+    assert torch.equal(params, torch.tensor([1.0, 0.1, 0.2, 0.3, 1.4, 0.5]).expand(4, 6))
 
 
 @every_classifier

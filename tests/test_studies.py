@@ -66,7 +66,7 @@ def test_the_cifar10_studies_have_every_place_on_every_set_and_train_under_what_
     for test in ("upright", "rotated", "rts", "perspective", "rotated disc"):
         here = {arm.model.split("-", 1)[1] for arm in arms.values() if arm.test == test}
         heavy = {"heavy"} if test in ("upright", "rotated") else set()
-        others = {"frozen", "random", "feature", "two"} if test != "rotated disc" else set()
+        others = {"frozen", "random", "feature", "window", "two"} if test != "rotated disc" else set()
         assert here == {"plain", "light", "no-warp"} | others | heavy
         assert all(RECIPES[arm.recipe].distortion == test for arm in arms.values() if arm.test == test)
     for arm in arms.values():
