@@ -17,6 +17,25 @@ def study(root: Path, name: str) -> str:
     return "\n".join(lines)
 
 
+def places(root: Path, name: str) -> str:
+    """A row for every place of a transformer, a column for every set: mean and spread, and the gain with its interval."""
+    results = json.loads((root / "assets/results" / f"{name}.json").read_text())
+    first = {run["arm"]: run for run in reversed(results["runs"])}
+    found: dict[str, dict[str, str]] = {}
+    for row in results["summary"]:
+        test, place = row["arm"].split(", ", 1)
+        words = f"{row['mean']:.1f}" if row["sd"] is None else f"{row['mean']:.1f} ± {row['sd']:.1f}"
+        if gain := row.get("gain"):
+            between = "one seed" if gain["low"] is None else f"{gain['low']:+.1f} … {gain['high']:+.1f}"
+            words += f"<br>{gain['mean']:+.1f} ({between})"
+        about = first[row["arm"]]
+        found.setdefault(place, {"": f"{about['parameters']:,} | {about['mflop']:.1f}"})[test] = words
+    tests = list(dict.fromkeys(row["arm"].split(", ", 1)[0] for row in results["summary"]))
+    lines = [f"| | parameters | MFLOP | {' | '.join(tests)} |", "|---|---:|---:|" + "---:|" * len(tests)]
+    lines += [f"| {place} | {cells['']} | {' | '.join(cells.get(test, '') for test in tests)} |" for place, cells in found.items()]
+    return "\n".join(lines)
+
+
 def speed(root: Path) -> str:
     """The training loops side by side, with their ratios, and where it was measured."""
     results = json.loads((root / "assets/results/speed.json").read_text())
@@ -40,6 +59,7 @@ def sliders(root: Path) -> str:
 TABLES = {
     "cifar10_seed": lambda root: study(root, "cifar10_seed"),
     "straighten": lambda root: study(root, "straighten"),
+    "cifar10": lambda root: places(root, "cifar10"),
     "speed": speed,
     "sliders": sliders,
 }
