@@ -1,6 +1,7 @@
 """studies.py: what is compared, and what is said of it: means, paired differences with their intervals, poses."""
 
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,7 +56,8 @@ def test_an_arm_is_compared_with_one_that_differs_in_its_network_alone(name):
     arms = STUDIES[name].arms
     for arm in arms.values():
         for other in filter(None, (arm.against, arm.spread_of)):
-            assert (arms[other].recipe, arms[other].test) == (arm.recipe, arm.test) and arms[other].model != arm.model
+            ours, theirs = (replace(RECIPES[one.recipe], localization=1.0) for one in (arm, arms[other]))
+            assert ours == theirs and arms[other].test == arm.test and arms[other].model != arm.model
         assert set(arm.also) <= set(DISTORTIONS)
         assert bool(arm.spread_of) == arm.model.endswith("-random")
 
@@ -92,6 +94,19 @@ def test_a_gain_and_its_interval_are_those_of_scipys_paired_t_test():
     gain = paired(ROWS, "a", "b")
     assert gain["mean"] == pytest.approx(2.5) and gain["seeds"] == 4
     assert (gain["low"], gain["high"]) == pytest.approx((interval.low, interval.high))
+
+
+def test_the_share_of_the_rate_may_differ_and_nothing_else():
+    slow = [row("a", 0, 71.0, recipe={"epochs": 2, "localization": 0.1}), row("b", 0, 70.0)]
+    assert paired(slow, "a", "b")["mean"] == 1
+    assert paired([row("a", 0, 71.0, recipe={"epochs": 2, "lr": 0.1}), row("b", 0, 70.0)], "a", "b") == {}
+
+
+def test_the_slow_and_the_heavy_transformers_learn_at_a_tenth_of_the_rate():
+    for name, arm in STUDIES["cifar10"].arms.items():
+        slow = name.endswith(("a tenth of the rate", "heavy ST"))
+        assert RECIPES[arm.recipe].localization == (0.1 if slow else 0.5), name
+    assert {RECIPES[arm.recipe].localization for arm in STUDIES["cifar10-strong"].arms.values()} == {0.1}
 
 
 def test_only_seeds_that_both_arms_have_are_compared():
