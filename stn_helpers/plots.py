@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = "#000000 #E69F00 #56B4E9 #009E73 #F0E442 #0072B2 #D55E00 #CC79A7".split()
+GRAY = "#767676"  # dark enough to be read on white
 LOOK = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
@@ -215,20 +216,27 @@ def histograms(columns: dict[str, Tensor], marks: dict[str, float], note: str = 
     return fig
 
 
-def draw_gains(ax: Axes, gains: dict[str, dict], title: str = "") -> None:
+def draw_gains(ax: Axes, gains: dict[str, dict], title: str = "", most: float | None = None) -> None:
     """Paired differences in points, a row each: {name: {"mean", "low", "high"}}, low and high None for a single seed.
 
     A dot is the mean, a bar its 95 % interval. Blue helps, red hurts, gray is an interval that holds zero or is not known.
+    most: points to either side that are drawn; of what goes on beyond, the numbers are written.
     """
     ax.axvline(0, color=BLACK, linewidth=0.8)
     for row, gain in enumerate(gains.values()):
         known = gain["low"] is not None
-        color = BLUE if known and gain["low"] > 0 else RED if known and gain["high"] < 0 else "#767676"
-        if known:
-            ax.plot([gain["low"], gain["high"]], [row, row], color=color, linewidth=2.4, solid_capstyle="butt")
+        color = BLUE if known and gain["low"] > 0 else RED if known and gain["high"] < 0 else GRAY
+        low, high = (gain["low"], gain["high"]) if known else (gain["mean"], gain["mean"])
+        ax.plot([low, high], [row, row], color=color, linewidth=2.4, solid_capstyle="butt")
         ax.plot(gain["mean"], row, "o", color=color, markersize=6)
+        if most and max(-low, high) > most:
+            words = f"{gain['mean']:+.1f}  ({low:+.1f} to {high:+.1f})" if known else f"{gain['mean']:+.1f}"
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+            ax.text(-0.97 * most, row, words, va="center", color=color, fontsize=8, bbox=box)
     ax.set_yticks(range(len(gains)), gains)
     ax.set(xlabel="points gained", title=title, ylim=(len(gains) - 0.5, -0.5))
+    if most:
+        ax.set_xlim(-most, most)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", color="#dddddd", linewidth=0.6)
     ax.set_axisbelow(True)

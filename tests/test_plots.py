@@ -180,9 +180,17 @@ def test_gains_are_drawn_with_their_intervals_and_coloured_by_what_they_prove():
     _, *lines = ax.lines  # the first is zero itself
     dots = [line for line in lines if line.get_marker() == "o"]
     bars = [line for line in lines if line.get_marker() != "o"]
-    assert [list(bar.get_xdata()) for bar in bars] == [[1, 3], [-3, -1], [-1, 2]]
+    assert [list(bar.get_xdata()) for bar in bars] == [[1, 3], [-3, -1], [-1, 2], [4, 4]]
     assert [(dot.get_xdata()[0], dot.get_ydata()[0]) for dot in dots] == [(2, 0), (-2, 1), (0.5, 2), (4, 3)]
-    assert [dot.get_color() for dot in dots] == [plots.BLUE, plots.RED, "#767676", "#767676"]
-    assert [bar.get_color() for bar in bars] == [plots.BLUE, plots.RED, "#767676"]
+    assert [dot.get_color() for dot in dots] == [plots.BLUE, plots.RED, plots.GRAY, plots.GRAY]
+    assert [bar.get_color() for bar in bars] == [plots.BLUE, plots.RED, plots.GRAY, plots.GRAY]
     assert [text.get_text() for text in ax.get_yticklabels()] == list(gains) and ax.get_title() == "rotated"
     assert ax.get_ylim() == (3.5, -0.5)  # the first is on top
+
+
+def test_of_a_gain_that_goes_beyond_the_axis_the_numbers_are_written():
+    gains = {"far": {"mean": -17.6, "low": -90.3, "high": 55.04}, "near": {"mean": 1.0, "low": 0.5, "high": 1.5}}
+    fig, axes = plots.figure()
+    plots.draw_gains(axes[0, 0], gains, most=8)
+    assert axes[0, 0].get_xlim() == (-8, 8)
+    assert [(text.get_text(), text.get_position()[1]) for text in axes[0, 0].texts] == [("-17.6  (-90.3 to +55.0)", 0)]
