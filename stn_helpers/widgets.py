@@ -6,6 +6,7 @@ Only what ipywidgets 7.7 (Colab) and 8 have in common. One step sends a small JP
 import base64
 import io
 import math
+import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from .data import available, load, test_card
+from .explorer import explorer_html
 from .grid import family_grid, sampling_grid
 from .plots import BLUE, RED, YELLOW
 from .sampler import PADDINGS, sample
@@ -164,6 +166,10 @@ class Explorer(ipywidgets.VBox):
         """More SVG over the source."""
         return ""
 
+    def without_kernel(self) -> str:
+        """HTML that stands in for this in a saved notebook, or "" where there is none and a sentence must do."""
+        return ""
+
     # --- what a notebook uses ---
 
     @property
@@ -189,7 +195,30 @@ class Explorer(ipywidgets.VBox):
     def __repr__(self) -> str:
         return "Run this cell, and here are sliders to play with. The figure above makes the same point without them."
 
+    def _repr_mimebundle_(self, **_) -> dict:
+        """What a cell shows. A page with a kernel takes the live view; all else is for readers of what was saved."""
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        bundle = {"text/plain": repr(self), "application/vnd.jupyter.widget-view+json": view}
+        # Which of two Colab would show is written nowhere, so it gets one.
+        still = "" if "google.colab" in sys.modules else self.without_kernel()
+        return {**bundle, "text/html": still} if still else bundle
+
+    if not hasattr(ipywidgets.Widget, "_repr_mimebundle_"):
+
+        def _ipython_display_(self, **_) -> None:
+            """ipywidgets 7 puts itself on the page, and would never ask for the bundle."""
+            from IPython.display import display
+
+            display(self._repr_mimebundle_(), raw=True)
+
     # --- how it is built ---
+
+    def _still(self, kind: str, **options) -> str:
+        """`without_kernel` for a kind that there is: the sliders where they stand, the chosen picture, and those at hand."""
+        at_hand = {name: picture for name, picture in self._pictures.items() if isinstance(picture, Tensor)}
+        start = {name: slider.value for name, slider in self.sliders.items() if slider.value != self.start[name]}
+        pictures = {self._choice.value: self.picture, **at_hand}
+        return explorer_html(kind, pictures, presets=self.presets, start=start, sentence=repr(self), **options)
 
     def _check(self, values: dict[str, float], who: str) -> None:
         for name, value in values.items():
@@ -389,6 +418,9 @@ class MatrixExplorer(Explorer):
     def grid(self, theta: Tensor) -> Tensor:
         return sampling_grid(theta, self.fit(SIDE))
 
+    def without_kernel(self) -> str:
+        return self._still("matrix")
+
     def facts(self, theta: Tensor, grid: Tensor) -> tuple[str, str]:
         matrix = as_matrix(theta)
         try:
@@ -471,6 +503,9 @@ class SplineExplorer(Explorer):
 
     def grid(self, theta: Tensor) -> Tensor:
         return family_grid(self.family, theta, self.fit(SIDE))
+
+    def without_kernel(self) -> str:
+        return self._still("spline", k=self.k)
 
     def marks(self) -> str:
         """The control points where they look; the chosen one is filled."""

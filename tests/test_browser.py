@@ -9,12 +9,16 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
+import nbformat
 import numpy as np
 import pytest
 from PIL import Image
+
+from tools.run import run
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -28,6 +32,8 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium o
 def lab(tmp_path_factory):
     """The address of a JupyterLab on a copy of the notebooks, as `make lab` starts it."""
     folder = tmp_path_factory.mktemp("series")
+    for name in ("saved", "trusted"):
+        _save_one_cell(folder / f"{name}.ipynb", name)
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     shutil.copytree(ROOT / "assets", folder / "assets")
     # All cells are drawn at once, so that the test can see the last one; and nobody is asked about news.
@@ -40,7 +46,9 @@ def lab(tmp_path_factory):
         settings.write_text(setting)
     log = (folder / "log").open("w+")
     options = ["--no-browser", "--ip=127.0.0.1", "--port=0", "--IdentityProvider.token=", "--ServerApp.root_dir=" + str(folder)]
-    environment = {**os.environ, "STN_SMOKE": "1", "JUPYTER_CONFIG_DIR": str(folder), "JUPYTERLAB_SETTINGS_DIR": str(folder)}
+    own = {"JUPYTER_CONFIG_DIR": folder, "JUPYTERLAB_SETTINGS_DIR": folder, "JUPYTER_DATA_DIR": folder / "data"}
+    environment = {**os.environ, "STN_SMOKE": "1", **{name: str(place) for name, place in own.items()}}
+    subprocess.run([sys.executable, "-m", "jupyter", "trust", "trusted.ipynb"], env=environment, cwd=folder, check=True)
     command = [sys.executable, "-m", "jupyterlab", "--allow-root", *options]
     server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder)
     try:
@@ -54,6 +62,16 @@ def lab(tmp_path_factory):
         log.close()
 
 
+def _save_one_cell(path: Path, words: str) -> None:
+    """A notebook with one explorer, saved as the series is: without the kernel's view. JupyterLab trusts words, not files."""
+    code = "from stn_helpers.widgets import SplineExplorer\n\nSplineExplorer(k=3)"
+    top = f"{words}. **It takes** about a minute to run."
+    cells = [nbformat.v4.new_markdown_cell(top), nbformat.v4.new_code_cell(code)]
+    book = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    nbformat.write(book, path)
+    run(path)
+
+
 def _address(log: Path, server: subprocess.Popen) -> str:
     for _ in range(120):
         found = re.search(r"http://127\.0\.0\.1:\d+/", log.read_text())
@@ -64,15 +82,22 @@ def _address(log: Path, server: subprocess.Popen) -> str:
     raise RuntimeError(f"JupyterLab did not start: {log.read_text()}")
 
 
-@pytest.fixture(scope="module")
-def page():
+@contextmanager
+def chromium():
+    """A headless browser, closed in the end."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser.new_page(viewport=WINDOW)
+        yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def page():
+    with chromium() as browser:
+        yield browser.new_page(viewport=WINDOW)
 
 
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -295,3 +320,44 @@ def test_in_a_narrow_window_the_boxes_wrap_and_nothing_is_cut_off(opened, keep):
     finally:
         opened.keyboard.press("Control+B")
         opened.set_viewport_size(WINDOW)
+
+
+# Two explorers, one for a reader with a kernel and one for a reader without: nobody meets both.
+
+WITHOUT_KERNEL = ".stn-explorer"
+LIVE = "img.stn-target"
+
+
+@pytest.mark.parametrize("opened", WITH_SLIDERS, indirect=True)
+def test_with_a_kernel_there_are_only_the_live_sliders(opened):
+    assert opened.locator(LIVE).count() >= 1
+    assert opened.locator(WITHOUT_KERNEL).count() == 0
+
+
+@pytest.mark.parametrize("name", ["saved.ipynb", "trusted.ipynb"])
+def test_a_notebook_that_was_only_opened_has_sliders_of_its_own_or_says_how_to_get_some(lab, page, name, tmp_path):
+    """JupyterLab runs no script of a notebook that it does not trust; what is left must be no dead control."""
+    page.set_viewport_size(WINDOW)
+    page.goto(f"{lab}lab/tree/{name}?reset")
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=120_000)
+    area = page.locator(".jp-Cell-outputArea")
+    sentence = area.get_by_text("Run this cell, and here are sliders")
+    if name == "saved.ipynb":
+        sentence.wait_for()
+        assert area.locator("input, button, canvas, select").count() == 0
+    else:
+        area.get_by_label("move x, half widths", exact=True).focus()
+        for _ in range(10):
+            page.keyboard.press("ArrowRight")
+        area.get_by_role("button", name=re.compile("control point 5,")).focus()
+        for _ in range(10):
+            page.keyboard.press("ArrowUp")  # JupyterLab has a shortcut on this key
+        area.get_by_text("Point 5 looks at (0.10, -0.20).").wait_for()
+        assert not sentence.is_visible()
+    page.screenshot(path=str(Path(os.environ.get("STN_SCREENSHOTS", tmp_path)) / f"{name}.png"))
+    assert area.locator(LIVE).count() == 0
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    area.locator(LIVE).wait_for(timeout=300_000)
+    assert area.locator(WITHOUT_KERNEL).count() == 0
+    assert not sentence.is_visible()

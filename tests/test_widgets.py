@@ -4,6 +4,7 @@ import ast
 import base64
 import io
 import re
+import sys
 import warnings
 from pathlib import Path
 from xml.etree import ElementTree
@@ -20,6 +21,7 @@ from PIL import Image
 
 from stn_helpers import widgets
 from stn_helpers.data import load, test_card
+from stn_helpers.explorer import MATRIX_PRESETS, SLIDERS, explorer_html, spline_presets
 from stn_helpers.grid import family_grid, sampling_grid, target_points
 from stn_helpers.plots import BLUE, RED, image_row, png
 from stn_helpers.sampler import PADDINGS, sample, warp
@@ -576,6 +578,55 @@ def test_labels_say_their_units(any_page):
 def test_what_stays_in_a_saved_notebook_is_a_whole_sentence(any_page):
     """ipywidgets cuts the text of a widget at 110 characters."""
     assert len(repr(any_page.explorer)) <= 110 and repr(any_page.explorer).endswith(".")
+
+
+# Without a kernel
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+@pytest.mark.parametrize("kind", [MatrixExplorer, SplineExplorer])
+def test_the_explorer_without_a_kernel_has_the_same_sliders_and_presets(kind):
+    explorer, matrix = kind(), kind is MatrixExplorer
+    for name, label, *numbers in SLIDERS["matrix" if matrix else "spline"]:
+        slider = explorer.sliders[name if matrix else f"{name}9"]
+        assert (slider.description, slider.min, slider.max, slider.step, slider.value) == (label, *numbers)
+    assert len(explorer.sliders) == (8 if matrix else 18)
+    for k in (3,) if matrix else (2, 3, 4, 5):
+        there = MATRIX_PRESETS if matrix else spline_presets(k)
+        here = (explorer if matrix else SplineExplorer(k=k)).presets
+        assert list(here) == list(there)
+        for label, values in here.items():
+            moved = {name: value for name, value in values.items() if matrix or abs(value) > 1e-4}
+            assert there[label] == pytest.approx(moved, abs=1e-6)
+
+
+def test_a_page_gets_the_live_view_and_what_is_saved_gets_an_explorer_as_it_stands(tmp_path, monkeypatch):
+    monkeypatch.setenv("STN_DATA", str(tmp_path))
+    presets = {"mine": {"angle": 9}}
+    explorer = MatrixExplorer({"first": test_card(16), "later": lambda: 1 / 0, "second": test_card(8)}, presets)
+    explorer.set(angle=30, shear=0.5)
+    Page(explorer).control("picture").value = "second"
+    bundle = explorer._repr_mimebundle_()
+    assert set(bundle) == {"text/plain", WIDGET, "text/html"}
+    assert bundle[WIDGET]["model_id"] == explorer.model_id
+    # The chosen picture first; none is loaded for it.
+    pictures = {"second": test_card(8), "first": test_card(16)}
+    start = {"angle": 30, "shear": 0.5}
+    expected = explorer_html("matrix", pictures, presets=presets, start=start, sentence=repr(explorer))
+    assert bundle["text/html"] == expected
+    assert bundle["text/plain"] == repr(explorer)
+
+
+def test_what_is_saved_of_a_spline_has_its_k():
+    html = SplineExplorer(k=4, pictures={"card": test_card(8)})._repr_mimebundle_()["text/html"]
+    assert '"k": 4' in html and '"kind": "spline"' in html
+
+
+def test_there_are_never_two_to_choose_from_in_colab_and_none_without_a_twin(any_page, monkeypatch):
+    assert ("text/html" in any_page.explorer._repr_mimebundle_()) == (not isinstance(any_page.explorer, OutputExplorer))
+    monkeypatch.setitem(sys.modules, "google.colab", object())
+    assert set(any_page.explorer._repr_mimebundle_()) == {"text/plain", WIDGET}
 
 
 # Bad input

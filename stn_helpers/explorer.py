@@ -1,0 +1,173 @@
+"""The theta explorer without a kernel: one piece of HTML with its own sampler, for a page that was only opened."""
+
+import base64
+import hashlib
+import io
+import json
+import math
+import re
+from functools import lru_cache
+from html import escape
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from .data import test_card
+from .theta import control_points
+
+SIDE = 128  # a larger picture is made smaller, on its longer side
+LOSSLESS = 12_000  # bytes; a picture whose PNG is larger, a photograph, goes as a JPEG
+TITLES = {"matrix": "theta explorer: a matrix", "spline": "theta explorer: a thin plate spline"}
+SENTENCE = "Here are sliders to play with, in a browser that runs scripts."
+
+# name, label, lowest, highest, step, where nothing changes: those of widgets.MatrixExplorer and widgets.SplineExplorer.
+SLIDERS = {
+    "matrix": (
+        ("angle", "angle, degrees", -180, 180, 1, 0),
+        ("scale_x", "scale x, × width", -2, 2, 0.01, 1),
+        ("scale_y", "scale y, × height", -2, 2, 0.01, 1),
+        ("shear", "shear, x for each y", -1, 1, 0.01, 0),
+        ("shift_x", "shift x, half widths", -1, 1, 0.01, 0),
+        ("shift_y", "shift y, half heights", -1, 1, 0.01, 0),
+        ("perspective_x", "tilt x, 1/half width", -0.45, 0.45, 0.01, 0),
+        ("perspective_y", "tilt y, 1/half height", -0.45, 0.45, 0.01, 0),
+    ),
+    "spline": (
+        ("x", "move x, half widths", -1, 1, 0.01, 0),
+        ("y", "move y, half heights", -1, 1, 0.01, 0),
+    ),
+}
+MATRIX_PRESETS = {
+    "zoom in": {"scale_x": 0.5, "scale_y": 0.5},
+    "zoom out": {"scale_x": 1.5, "scale_y": 1.5},
+    "quarter turn": {"angle": 90.0},
+    "shear": {"shear": 0.5},
+    "mirror": {"scale_x": -1.0},
+    "look right": {"shift_x": 0.5},
+    "perspective": {"perspective_y": 0.4},
+    "flat": {"scale_y": 0.0},
+}
+
+
+def explorer_html(
+    kind: str,
+    pictures: dict[str, Tensor] | None = None,
+    k: int = 3,
+    presets: dict[str, dict[str, float]] | None = None,
+    start: dict[str, float] | None = None,
+    title: str | None = None,
+    sentence: str = SENTENCE,
+) -> str:
+    """Sliders, the source with the sampling grid over it, the target and theta, as HTML that needs no kernel and no network.
+
+    kind: "matrix" (affine and projective) or "spline" (thin plate, k x k control points, k from 2 to 5).
+    pictures: {name: (C, H, W) in [0, 1] or uint8}, more than one to choose from; None for the test card.
+    presets: {label: {slider: value}}, one button each; None for those of the series. start: where the sliders stand at first.
+    A spline's sliders are x1, y1, x2, ...: how far each control point moves.
+    title: what a screen reader calls it. sentence: what stands in its place where scripts do not run.
+    The same arguments give the same text; several may stand on one page. Raises ValueError for what does not fit.
+    Taught in notebook 01.
+    """
+    if kind not in list(SLIDERS):
+        raise ValueError(f"kind is {kind!r}; expected one of {', '.join(SLIDERS)}")
+    if not isinstance(k, int) or not 2 <= k <= 5:
+        raise ValueError(f"k is {k!r}; expected 2 to 5 control points a side")
+    ranges = slider_ranges(kind, k)
+    presets = (MATRIX_PRESETS if kind == "matrix" else spline_presets(k)) if presets is None else presets
+    found = {"kind": kind, "k": k, "title": TITLES[kind] if title is None else title}
+    found["sliders"] = [dict(zip(("name", "label", "min", "max", "step", "value"), row, strict=True)) for row in SLIDERS[kind]]
+    found["presets"] = {label: moved(values, ranges, f"preset {label!r}") for label, values in presets.items()}
+    found["start"] = moved(start or {}, ranges, "start")
+    found["pictures"] = encoded({"test card": test_card(SIDE)} if pictures is None else pictures)
+    options = json.dumps(found, ensure_ascii=False).replace("<", "\\u003c")  # no "</script>" in a name can end the script
+    key = hashlib.sha256((options + sentence).encode()).hexdigest()[:12]
+    filled = {"__KEY__": key, "__SENTENCE__": escape(sentence), "__OPTIONS__": options}
+    text = template()
+    for name, value in filled.items():
+        text = text.replace(name, value)
+    return text
+
+
+@lru_cache
+def template() -> str:
+    """explorer.html: looks, controls and the sampler in JavaScript. Its indents are for those who read the file itself."""
+    text = Path(__file__).with_name("explorer.html").read_text(encoding="utf-8")
+    return re.sub(r"(?m)^ +", "", text)
+
+
+def slider_ranges(kind: str, k: int) -> dict[str, tuple[float, float]]:
+    """{slider: (lowest, highest)}; a spline has two for each control point."""
+    numbers = [""] if kind == "matrix" else range(1, k * k + 1)
+    return {f"{name}{number}": (low, high) for number in numbers for name, _, low, high, _, _ in SLIDERS[kind]}
+
+
+def moved(values: dict[str, float], ranges: dict[str, tuple[float, float]], who: str) -> dict[str, float]:
+    """The values, if they name sliders and lie in their ranges; else ValueError."""
+    for name, value in values.items():
+        if name not in ranges:
+            raise ValueError(f"{who} names the slider {name!r}; expected one of {', '.join(ranges)}")
+        low, high = ranges[name]
+        try:
+            inside = low <= float(value) <= high  # false for NaN too
+        except (TypeError, ValueError):
+            inside = False
+        if not inside:
+            raise ValueError(f"{who} puts {name} at {value!r}; expected {low} to {high}")
+    return {name: round(float(value), 4) for name, value in values.items()}
+
+
+def spline_presets(k: int) -> dict[str, dict[str, float]]:
+    """Presets for k x k control points, each a rule that moves all of them; what does not move is left out."""
+    knots = control_points(k)
+    x, y = knots.unbind(1)
+    near = 1 - knots.square().sum(1) / 2
+    turn = knots @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+    moves = {
+        "bulge": -0.4 * knots * near[:, None].clamp(min=0) - 0.15 * knots,
+        "arch": torch.stack([torch.zeros_like(x), 0.2 * torch.cos(math.pi * x)], dim=1),
+        "twist": 0.5 * turn * (1 - 0.5 * knots.square().sum(1, keepdim=True)),
+        "one corner": torch.where((knots == -1).all(1, keepdim=True), 1 / (k - 1), 0.0) * torch.ones(2),
+        "shear only": torch.stack([0.4 * y, torch.zeros_like(y)], dim=1),
+        "two in one place": torch.cat([knots[:2].mean(0) - knots[:2], torch.zeros_like(knots[2:])]),
+    }
+    return {
+        label: {f"{axis}{i + 1}": float(to[i, j]) for i in range(k * k) for j, axis in enumerate("xy") if abs(to[i, j]) > 1e-4}
+        for label, to in moves.items()
+    }
+
+
+def encoded(pictures: dict[str, Tensor]) -> list[dict[str, str]]:
+    """[{name, address}], each picture as a data address."""
+    if not isinstance(pictures, dict) or not pictures:
+        came = "empty" if isinstance(pictures, dict) else f"a {type(pictures).__name__}"
+        raise ValueError(f"pictures is {came}; expected at least one {{name: tensor (C, H, W)}}")
+    return [{"name": name, "address": address(picture_bytes(name, picture))} for name, picture in pictures.items()]
+
+
+def picture_bytes(name: str, picture: Tensor) -> Tensor:
+    """A picture as uint8 (H, W, 3), at most SIDE pixels on its longer side; ValueError for what is not one."""
+    if not isinstance(picture, Tensor) or picture.ndim != 3 or picture.shape[0] not in (1, 3) or 0 in picture.shape:
+        came = f"has shape {tuple(picture.shape)}" if isinstance(picture, Tensor) else f"is a {type(picture).__name__}"
+        raise ValueError(f"picture {name!r} {came}; expected a tensor (C, H, W) with 1 or 3 channels")
+    picture = picture.detach().cpu()
+    picture = picture.float() / 255 if picture.dtype == torch.uint8 else picture.float()
+    if not picture.isfinite().all() or picture.min() < 0 or picture.max() > 1:
+        raise ValueError(f"picture {name!r} holds values that are not in [0, 1]; expected floats in [0, 1] or uint8")
+    most = max(picture.shape[1:])
+    if most > SIDE:
+        size = [max(1, round(SIDE * side / most)) for side in picture.shape[1:]]
+        picture = F.interpolate(picture[None], size=size, mode="bilinear", antialias=True)[0]
+    return (255 * picture).round().to(torch.uint8).expand(3, -1, -1).permute(1, 2, 0).contiguous()
+
+
+def address(pixels: Tensor) -> str:
+    """Pixels uint8 (H, W, 3) as a data address: a PNG, or a JPEG where that PNG would be large."""
+    image, png, jpeg = Image.fromarray(pixels.numpy()), io.BytesIO(), io.BytesIO()
+    image.save(png, format="png", optimize=True)
+    if png.tell() <= LOSSLESS:
+        return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+    image.save(jpeg, format="jpeg", quality=90, subsampling=0)
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"
