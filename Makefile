@@ -4,7 +4,7 @@ BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PY := $(BIN)/python
 COLAB := $(subst .venv,.venv-colab,$(BIN))/python
 
-.PHONY: lab test colab bench results figures notebooks badges clean
+.PHONY: lab test colab book bench results figures notebooks badges clean
 
 # Served from here, not from notebooks/, so that the pictures in assets/ can be seen.
 lab: .venv/done            ## open JupyterLab on the series
@@ -18,6 +18,9 @@ test: .venv/done           ## ruff, unit tests, every notebook under strict nbva
 
 colab: .venv-colab/done    ## every notebook again, on the IPython, ipykernel and ipywidgets that Colab has
 	STN_SMOKE=1 $(COLAB) -m pytest --nbval --nbval-cell-timeout=300 .ci/test_colab.py notebooks
+
+book: .venv/done           ## the series as a static site -> build/book/index.html; Python 3.11 or newer, no network
+	$(PY) -m tools.book
 
 bench: .venv/done          ## side-by-side timings -> assets/results/speed.json
 	$(PY) -m pytest benchmarks
@@ -34,12 +37,12 @@ figures: .venv/done        ## the pictures in assets/; one of them needs CIFAR-1
 badges: .venv/done         ## Colab badges for a fork: make badges REPO=owner/name
 	$(PY) -m tools.badges $(REPO)
 
-clean:                     ## remove the environment; data, runs and results stay
-	rm -rf .venv .venv-colab
+clean:                     ## remove the environment and the site; data, runs and results stay
+	rm -rf .venv .venv-colab build
 
 .venv/done: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[lab,test]"
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[lab,test,book]"
 	$(PY) -c "open('.venv/done', 'w')"
 
 # Only the pins in .ci/colab.txt are installed here. For all else, torch's 5 GB and this checkout first, a .pth file points into .venv:

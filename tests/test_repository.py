@@ -47,7 +47,7 @@ def test_the_conda_environment_is_the_same_set_up():
     assert {"torch", "torchvision", "jupyterlab", "matplotlib", "ipywidgets", "nbval"} <= named.keys()
     assert named.items() <= requirements().items()
     assert f"python{PROJECT['requires-python']}" in entries
-    assert "-e .[lab,test]" in pip
+    assert "-e .[lab,test,book]" in pip
 
 
 def test_ci_and_readers_run_the_same_command():
