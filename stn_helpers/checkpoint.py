@@ -7,10 +7,12 @@ import hashlib
 import io
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 MAGIC = b"STN-CKPT"
@@ -60,6 +62,30 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+@contextmanager
+def alone(lock: Path | str, waiting: str = "") -> Iterator[None]:
+    """`with alone(file):` only one process or thread at a time is in here. The others wait, and say `waiting` first.
+
+    The file is made, with its folder, and is gone afterwards; after a kill the next one in removes it. Raises OSError where it
+    cannot be made.
+    """
+    lock = Path(lock)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    key = FileLock(lock)
+    try:
+        key.acquire(blocking=False)
+    except Timeout:
+        if waiting:
+            print(waiting, flush=True)
+        key.acquire()
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows refuses, and removes it in release()
+            lock.unlink()
+        key.release()
 
 
 def sha256(path: Path | str) -> str:

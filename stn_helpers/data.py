@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checkpoint import alone
+
 DATASETS = ("cifar10", "mnist", "digits")
 DIGITS_TEST = 360  # the last fifth of the 1,797 digits
 MNIST_MD5 = {  # of the unpacked files; torchvision only knows those of the archives
@@ -117,13 +119,28 @@ def _ensure(name: str, root: Path) -> None:
             f"{root / damaged[0]} is damaged: its MD5 is not the published one. "
             f"Delete that file and run again, or set STN_DATA to a folder with a good copy. Nothing was removed."
         )
-    if missing:
-        for archive in _archives(name):
-            _fetch(root, *archive, wanted=name)
+    if not missing:
+        return
+    try:
+        with alone(root / ".download.lock", f"Another process fetches {name} into {root}; waiting for it."):
+            if not available(name, root):  # it may have come while this process waited
+                for archive in _archives(name):
+                    _fetch(root, *archive, wanted=name)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _not_here(name, root, f"it cannot be put there ({error})") from error
+
+
+def _not_here(name: str, root: Path, why: str) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"{name} is not in {root}, and {why}. Three ways on: run again with a "
+        f"network; place torchvision's files in {root}; or set STN_DATA to a folder that has them."
+    )
 
 
 def _fetch(root: Path, folder: str, file: str, md5: str, url: str, wanted: str) -> None:
-    """Download one archive, if it is not there, and unpack it beside itself."""
+    """Download one archive, if it is not there, and unpack it beside itself. What is there already stays as it is."""
     from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 
     place = root / folder
@@ -132,23 +149,23 @@ def _fetch(root: Path, folder: str, file: str, md5: str, url: str, wanted: str) 
             f"{place / file} is damaged or half downloaded: its MD5 is not the published {md5}. "
             "Delete that file and run again. Nothing was removed."
         )
-    if not (place / file).exists():
-        part = None
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            # Into a folder of its own first: an interrupted download never stands under the final name.
-            part = tempfile.mkdtemp(prefix=".download-", dir=place)
-            download_url(url, part, file, md5)
-            os.replace(Path(part) / file, place / file)
-        except (OSError, HTTPException, RuntimeError) as error:
-            raise FileNotFoundError(
-                f"{wanted} is not in {root}, and downloading {url} failed ({error}). Three ways on: run again with a "
-                f"network; place torchvision's files in {root}; or set STN_DATA to a folder that has them."
-            ) from error
-        finally:
-            if part:
-                shutil.rmtree(part, ignore_errors=True)
-    extract_archive(str(place / file), str(place))
+    place.mkdir(parents=True, exist_ok=True)
+    for left in place.glob(".download-*"):  # by a process that was killed: this one is alone here
+        shutil.rmtree(left, ignore_errors=True)
+    # Into a folder of its own first: what is half downloaded or half unpacked never stands under a final name.
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=place) as part:
+        if not (place / file).exists():
+            try:
+                download_url(url, part, file, md5)
+                os.replace(Path(part) / file, place / file)
+            except (OSError, HTTPException, RuntimeError) as error:
+                raise _not_here(wanted, root, f"downloading {url} failed ({error})") from error
+        extract_archive(str(place / file), part)
+        for whole in [path for path in Path(part).rglob("*") if path.is_file()]:
+            final = place / whole.relative_to(part)
+            if not final.exists():
+                final.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(whole, final)
 
 
 def _cifar10(root: Path, train: bool) -> Images:
