@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoint import clear_orphans, fill, load_checkpoint, save_checkpoint
+from .checkpoint import alone, clear_orphans, fill, load_checkpoint, save_checkpoint
 from .data import Images, batches
 from .distortions import distortion
 from .theta import NotFiniteError
@@ -314,7 +314,8 @@ def fit(
 
     recipe: a `Recipe` or a name from RECIPES. seed: shuffling, augmentation and dropout. out: a folder for checkpoint.stn,
     written whole after every epoch; where one is, training goes on from it, and on a CPU ends bit for bit where an
-    undisturbed run ends. stop_after: stop at this epoch of the recipe's schedule. name: what the checkpoint says it is.
+    undisturbed run ends. Of two processes with one folder the second waits for the first. stop_after: stop at this epoch of
+    the recipe's schedule. name: what the checkpoint says it is.
     The last epoch counts, whatever the test set says of it: nothing is chosen by looking at `test`.
     Raises FloatingPointError at a loss that is not finite, ValueError for a checkpoint of another run.
     Taught in notebook 05.
@@ -322,27 +323,34 @@ def fit(
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
     device = pick_device(device) if isinstance(device, str) else device
     dtype = pick_precision(precision, device)
-    trainer = Trainer(model.to(device), train.to(device), recipe, seed, dtype)
+    trainer, test = Trainer(model.to(device), train.to(device), recipe, seed, dtype), test.to(device)
     run = {"name": name, "seed": seed, "data": train.name, "images": len(train), "dtype": str(dtype)}
     path = Path(out) / "checkpoint.stn" if out else None
-    if path:
-        clear_orphans(path)
-        if path.exists():
-            _resume(trainer, path, run)
-        else:
-            save_checkpoint(path, {**trainer.state(), "run": run})
-    test = test.to(device)
     last = recipe.epochs if stop_after is None else min(stop_after, recipe.epochs)
-    with _bar(trainer, last, progress) as bar:
-        while len(trainer.history) < last:
-            row = _one_epoch(trainer, test, bar)
-            trainer.history.append(row)
-            if path:
-                save_checkpoint(path, {**trainer.state(), "run": run})
-            if progress:
-                bar.write(describe(row, recipe.epochs))
-            after_epoch(trainer.history)
+    # Two processes in one folder would write over each other's epochs: the second waits, and finds the run finished.
+    waiting = f"Another process trains in {out}; waiting for it." if progress else ""
+    with alone(path.with_suffix(".lock"), waiting) if path else nullcontext():
+        if path:
+            _begin(trainer, path, run)
+        with _bar(trainer, last, progress) as bar:
+            while len(trainer.history) < last:
+                row = _one_epoch(trainer, test, bar)
+                trainer.history.append(row)
+                if path:
+                    save_checkpoint(path, {**trainer.state(), "run": run})
+                if progress:
+                    bar.write(describe(row, recipe.epochs))
+                after_epoch(trainer.history)
     return trainer.history
+
+
+def _begin(trainer: Trainer, path: Path, run: dict) -> None:
+    """Go on from the checkpoint, or write the first one."""
+    clear_orphans(path)
+    if path.exists():
+        _resume(trainer, path, run)
+    else:
+        save_checkpoint(path, {**trainer.state(), "run": run})
 
 
 def _resume(trainer: Trainer, path: Path, run: dict) -> None:
