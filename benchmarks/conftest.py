@@ -1,4 +1,4 @@
-"""One command, one table: `make bench`. A group is timed side by side in one process; its first row is what it is compared with."""
+"""One command, one file of results: `make bench`. A group is timed side by side; its first row is what it is compared with."""
 
 import json
 from pathlib import Path
@@ -28,35 +28,43 @@ def note():
     return EXTRA
 
 
-def rows(benchmarks) -> list[dict]:
-    """A row for each benchmark, from its median round: images a second, or for a slider milliseconds and kilobytes a step.
+def measured(bench) -> dict:
+    """The median round in the units of its kind."""
+    facts, seconds = bench.extra_info, bench.stats.median
+    if "images" in facts:
+        return {"images_per_second": round(facts["images"] / seconds, 1)}
+    if "kilobytes" in facts:
+        return {"milliseconds": round(1000 * seconds, 2), "kilobytes": facts["kilobytes"]}
+    return {"seconds": round(seconds, 2)}
 
-    ratio: how many times as fast as the first of its group, or of those with the same `beside`.
+
+def rows(benchmarks) -> list[dict]:
+    """A row for each benchmark: images a second, or for a slider milliseconds and kilobytes a step, or seconds.
+
+    ratio: how many times as fast as the first of its group, or of those with the same `beside`. What a benchmark puts into
+    `row` is in its row too, as the columns of a table.
     """
     out, first = [], {}
     for bench in benchmarks:
         if bench.has_error or "what" not in bench.extra_info:
             continue
-        facts, seconds = bench.extra_info, bench.stats.median
-        rate = facts.get("images", 1) / seconds
-        group = facts.get("beside", bench.group)
-        first.setdefault(group, rate)
-        if "images" in facts:
-            measured = {"images_per_second": round(rate, 1)}
-        else:
-            measured = {"milliseconds": round(1000 * seconds, 2), "kilobytes": facts["kilobytes"]}
-        row = {"group": bench.group, "what": facts["what"], **measured, "ratio": round(rate / first[group], 3)}
-        out.append({**row, "rounds": bench.stats.rounds})
+        facts = bench.extra_info
+        rate = facts.get("images", 1) / bench.stats.median
+        base = first.setdefault((bench.group, facts.get("beside")), rate)
+        row = {"group": bench.group, "what": facts["what"], **facts.get("row", {}), **measured(bench)}
+        out.append({**row, "ratio": round(rate / base, 4), "rounds": bench.stats.rounds})
     return out
 
 
 def line(row: dict) -> str:
     """A row as the terminal shows it."""
     if "images_per_second" in row:
-        measured = f"{row['images_per_second']:12,.0f} /s"
+        found = f"{row['images_per_second']:12,.0f} /s"
+    elif "seconds" in row:
+        found = f"{row['seconds']:12.2f} s "
     else:
-        measured = f"{row['milliseconds']:9.2f} ms {row['kilobytes']:6.1f} kB"
-    return f"{row['group']:10s} {row['what']:58s} {measured:>19s}   x {row['ratio']:.2f}"
+        found = f"{row['milliseconds']:9.2f} ms {row['kilobytes']:6.1f} kB"
+    return f"{row['group']:10s} {row['what']:58s} {found:>19s}   x {row['ratio']:.2f}"
 
 
 def pytest_terminal_summary(terminalreporter, config) -> None:

@@ -36,11 +36,21 @@ def places(root: Path, name: str) -> str:
     return "\n".join(lines)
 
 
+def timings(root: Path) -> dict:
+    """What `make bench` has measured."""
+    return json.loads((root / "assets/results/speed.json").read_text())
+
+
+def group(root: Path, name: str) -> list[dict]:
+    """The rows of one group of timings; the first is what the others are compared with."""
+    return [row for row in timings(root)["rows"] if row["group"] == name]
+
+
 def speed(root: Path) -> str:
     """The training loops side by side, with their ratios, and where it was measured."""
-    results = json.loads((root / "assets/results/speed.json").read_text())
+    results = timings(root)
     lines = ["| what | images/s | ratio |", "|---|---:|---:|"]
-    training = [row for row in results["rows"] if row["group"] == "training"]
+    training = group(root, "training")
     lines += [f"| {row['what']} | {row['images_per_second']:,.0f} | {row['ratio']:.1f} |" for row in training]
     where = f"{results['data']}, {results['device']}, torch {results['torch']}, {results['date']}"
     return "\n".join([*lines, "", f"{where}. A process that trains holds at most {results['peak_memory_gb']} GB."])
@@ -48,11 +58,52 @@ def speed(root: Path) -> str:
 
 def sliders(root: Path) -> str:
     """One step of a slider, message in to idle, beside a new matplotlib figure a step."""
-    results = json.loads((root / "assets/results/speed.json").read_text())
     lines = ["| one step of a slider | median, ms | sent, kB | times as fast |", "|---|---:|---:|---:|"]
-    for row in results["rows"]:
-        if row["group"] == "sliders":
-            lines.append(f"| {row['what']} | {row['milliseconds']:.1f} | {row['kilobytes']:.0f} | {row['ratio']:.0f} |")
+    for row in group(root, "sliders"):
+        lines.append(f"| {row['what']} | {row['milliseconds']:.1f} | {row['kilobytes']:.0f} | {row['ratio']:.0f} |")
+    return "\n".join(lines)
+
+
+def warps(root: Path, name: str) -> str:
+    """A row for every case, a column for everyone who was timed: microseconds an image, and how many times ours that is."""
+    found: dict[str, dict[str, str]] = {}
+    for row in group(root, name):
+        times = 1 / row["ratio"]
+        beside = "" if row["by"] == "ours" else f" ({times:.1f})" if times < 10 else f" ({times:.0f})"
+        found.setdefault(row["case"], {})[row["by"]] = f"{1e6 / row['images_per_second']:,.0f}{beside}"
+    makers = list(dict.fromkeys(row["by"] for row in group(root, name)))
+    lines = [f"| microseconds an image (times ours) | {' | '.join(makers)} |", "|---|" + "---:|" * len(makers)]
+    lines += [f"| {case} | {' | '.join(cells.get(by, '') for by in makers)} |" for case, cells in found.items()]
+    return "\n".join(lines)
+
+
+def parts(root: Path) -> str:
+    """What of a training step of the seed's network goes where."""
+    lines = ["| part of the seed's network, forward and backward | microseconds an image | share, % |", "|---|---:|---:|"]
+    for row in group(root, "parts"):
+        lines.append(f"| {row['what']} | {1e6 / row['images_per_second']:,.0f} | {100 / row['ratio']:.1f} |")
+    return "\n".join(lines)
+
+
+def steps(root: Path) -> str:
+    """What a place for the transformer costs in training, beside the same classifier without one."""
+    lines = ["| classifier and place of the transformer | images/s | times as long a step |", "|---|---:|---:|"]
+    for row in group(root, "steps"):
+        lines.append(f"| {row['what']} | {row['images_per_second']:,.0f} | {1 / row['ratio']:.2f} |")
+    return "\n".join(lines)
+
+
+def series(root: Path) -> str:
+    """How long every notebook takes from a fresh kernel, shortened as CI runs it."""
+    lines = ["| notebook, shortened as in CI | seconds |", "|---|---:|"]
+    lines += [f"| {row['what']} | {row['seconds']:.0f} |" for row in group(root, "series")]
+    return "\n".join([*lines, f"| all of them | {timings(root)['series_seconds']:.0f} |"])
+
+
+def imports(root: Path) -> str:
+    """How long an import takes in a fresh process, beside torch alone."""
+    lines = ["| import | seconds | times torch alone |", "|---|---:|---:|"]
+    lines += [f"| `{row['what']}` | {row['seconds']:.1f} | {1 / row['ratio']:.2f} |" for row in group(root, "imports")]
     return "\n".join(lines)
 
 
@@ -62,6 +113,12 @@ TABLES = {
     "cifar10": lambda root: places(root, "cifar10"),
     "speed": speed,
     "sliders": sliders,
+    "warps": lambda root: warps(root, "warps"),
+    "growth": lambda root: warps(root, "growth"),
+    "parts": parts,
+    "steps": steps,
+    "series": series,
+    "imports": imports,
 }
 
 
