@@ -27,6 +27,7 @@ def places(root: Path, name: str) -> str:
         words = f"{row['mean']:.1f}" if row["sd"] is None else f"{row['mean']:.1f} ± {row['sd']:.1f}"
         if gain := row.get("gain"):
             between = "one seed" if gain["low"] is None else f"{gain['low']:+.1f} … {gain['high']:+.1f}"
+            between += ", two seeds" if gain["seeds"] == 2 else ""
             words += f"<br>{gain['mean']:+.1f} ({between})"
         about = first[row["arm"]]
         found.setdefault(place, {"": f"{about['parameters']:,} | {about['mflop']:.1f}"})[test] = words
