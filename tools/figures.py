@@ -150,7 +150,7 @@ def does_it_help() -> bytes:
     fig, axes = figure(len(gains), 1, 6.4, 1.0, sharex=True, height_ratios=[0.8 + len(rows) for rows in gains.values()])
     fig.set_figheight(0.9 + 0.26 * sum(1.8 + len(rows) for rows in gains.values()))
     for ax, (test, rows) in zip(axes[:, 0], gains.items(), strict=True):
-        draw_gains(ax, rows, test)
+        draw_gains(ax, rows, test, most=9)
         ax.set_title(test, loc="left", fontweight="bold")
         ax.set(title="", xlabel="points gained over the network without one" if ax is axes[-1, 0] else "")
     return png(fig)
