@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .paper import NETWORKS, PaperNet
+from .refine import PlacedNet, deeper, glance, on_the_map, refining
 from .transformer import Blind, Noise, Normalize, SpatialTransformer, light_localization, seed_localization
 
 # Mean and standard deviation of the 50,000 CIFAR-10 training images, channel by channel, in [0, 1].
@@ -226,6 +227,15 @@ MODELS = {
         for arm in STUDY_ARMS
     },
     **{name: lambda about=about, **_: PaperNet(*about) for name, about in NETWORKS.items()},
+    # Notebook 08: several looks, one on a feature map, a glance at a large canvas and what that is compared with.
+    "digit-looks-1": lambda **_: PlacedNet(digit_classifier(), refining(1)),
+    "digit-looks-2": lambda **_: PlacedNet(digit_classifier(), refining(2)),
+    "digit-looks-2-resampled": lambda **_: PlacedNet(digit_classifier(), refining(2, resample=True)),
+    "digit-map": lambda **_: PlacedNet(digit_classifier(), inner=on_the_map()),
+    "digit-deeper": lambda **_: PlacedNet(digit_classifier(), inner=deeper()),
+    "digit-summary": lambda **_: PlacedNet(digit_classifier(), nn.AdaptiveAvgPool2d(28)),
+    "digit-glance-24": lambda **_: PlacedNet(digit_classifier(), glance(24)),
+    "digit-glance-32": lambda **_: PlacedNet(digit_classifier(), glance(32)),
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from . import straighten
+from . import refine, straighten
 from .data import Images, batches
 from .distortions import distorted, distortion
 from .paper import FAMILIES
@@ -157,6 +157,23 @@ def straightened(model, train: Images, test: Images, name: str, seed: int) -> di
     return {key: found[key] for key in found if key != "spread"}
 
 
+GLANCES = {  # an arm of the glimpse study, and its network
+    "whole canvas": "digit-plain",
+    "whole canvas, deeper": "digit-deeper",
+    "shrunk to 28 x 28": "digit-summary",
+    "a glance of 24 x 24": "digit-glance-24",
+    "a glance of 32 x 32": "digit-glance-32",
+}
+LOOKS = {  # the same of the deep study
+    "turned, no ST": "digit-plain",
+    "turned, wider, no ST": "digit-wide",
+    "turned, one look": "digit-looks-1",
+    "turned, two looks": "digit-looks-2",
+    "turned, two looks, resampled": "digit-looks-2-resampled",
+    "turned, on the feature map": "digit-map",
+}
+
+
 STUDIES = {
     "cifar10-seed": Study(
         name="cifar10_seed",
@@ -199,6 +216,26 @@ STUDIES = {
     ),
     "cifar10-strong": Study(name="cifar10_strong", data="cifar10", arms=cifar10_arms("strong", "strong"), measure=attended),
     "mnist": Study(name="mnist", data="mnist", arms=mnist_arms(), measure=straightened),
+    "glimpse": Study(
+        name="glimpse",
+        data="digits",
+        arms={
+            name: Arm(model, "digits-cluttered 60", "cluttered 60", against="whole canvas" if model != "digit-plain" else "")
+            for name, model in GLANCES.items()
+        },
+        ship={"a glance of 24 x 24": "glimpse_24"},
+        measure=refine.cost,
+    ),
+    "deep": Study(
+        name="deep",
+        data="mnist",
+        arms={
+            name: Arm(model, "brief-rotated", "rotated", against="turned, no ST" if model != "digit-plain" else "")
+            for name, model in LOOKS.items()
+        },
+        ship={"turned, no ST": "deep_plain", "turned, two looks": "deep_two_looks"},
+        measure=straightened,
+    ),
 }
 
 

@@ -87,6 +87,10 @@ for _set in ("rotated", "rts 42", "perspective", "elastic", "cluttered 60"):
 RECIPES["digits-upright"] = replace(RECIPES["digits"], distortion="upright")
 RECIPES["digits-one-way"] = replace(RECIPES["digits"], distortion="turned one way")
 RECIPES["digits-cluttered"] = replace(RECIPES["digits"], distortion="cluttered")
+# Notebook 08: once through MNIST's 60,000 in place of forty times through the 1,437 digits; and these on a large canvas.
+RECIPES["brief"] = replace(RECIPES["digits"], epochs=1, distortion="upright")
+RECIPES["brief-rotated"] = replace(RECIPES["brief"], distortion="rotated")
+RECIPES["digits-cluttered 60"] = replace(RECIPES["digits"], distortion="cluttered 60")
 
 
 def pick_device(name: str = "auto") -> torch.device:

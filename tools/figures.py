@@ -138,6 +138,25 @@ def failures() -> bytes:
     return png(scope["fig"])
 
 
+def shipped(name: str) -> torch.nn.Module:
+    """A network with the weights that a study published."""
+    path = ASSETS / "checkpoints" / f"{name}.safetensors"
+    tensors, about = load_weights(path)
+    net = build(about["model"])
+    fill(net, tensors, path)
+    return net.eval()
+
+
+def glimpse() -> bytes:
+    """Cluttered canvases, the window that the shipped network chose from their summary, and what is read through it."""
+    net = shipped("glimpse_24")
+    canvases, _ = distorted(load("digits", train=False), "cluttered 60")
+    images = as_float(canvases.images[:8])  # the first eight, and no other choice
+    with torch.no_grad():
+        raw, seen = net.transformer.params(images), net.transformer(images)
+    return png(before_after(images, seen, outline(net.transformer.family, raw)))
+
+
 def does_it_help() -> bytes:
     """What every place for a transformer gains on CIFAR-10 over the same network without one, with its interval."""
     results = json.loads((ASSETS / "results" / "cifar10.json").read_text())
@@ -165,6 +184,7 @@ FIGURES = {
     "failures.png": failures,
     "cifar10_attended.png": cifar10_attended,
     "does_it_help.png": does_it_help,
+    "glimpse.png": glimpse,
 }
 
 if __name__ == "__main__":
