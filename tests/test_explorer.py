@@ -453,6 +453,7 @@ def test_a_control_point_moves_by_arrow_keys_and_by_sliders(visit):
     shown = Shown(visit(explorer_html("spline")))
     shown.slider("control point").focus()
     shown.page.keyboard.press("End")  # the last, the lower right corner
+    shown.page.evaluate(SETTLED)  # which point Tab finds is drawn with the rest
     shown.page.keyboard.press("Shift+Tab")
     point = shown.root.get_by_role("button", name=re.compile("control point 9,"))
     assert point.evaluate("point => point === point.getRootNode().activeElement")  # the only one of nine that Tab finds
