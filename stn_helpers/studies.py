@@ -215,7 +215,13 @@ STUDIES = {
         measure=attended,
     ),
     "cifar10-strong": Study(name="cifar10_strong", data="cifar10", arms=cifar10_arms("strong", "strong"), measure=attended),
-    "mnist": Study(name="mnist", data="mnist", arms=mnist_arms(), measure=straightened),
+    "mnist": Study(
+        name="mnist",
+        data="mnist",
+        arms=mnist_arms(),
+        ship={f"E, ST-FCN {family}": f"mnist_elastic_{family}" for family in FAMILIES},
+        measure=straightened,
+    ),
     "glimpse": Study(
         name="glimpse",
         data="digits",
