@@ -5,6 +5,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from .addition import STARTS, AdditionNet
 from .paper import NETWORKS, PaperNet
 from .refine import PlacedNet, deeper, glance, on_the_map, refining
 from .transformer import Blind, Noise, Normalize, SpatialTransformer, light_localization, seed_localization
@@ -227,6 +228,7 @@ MODELS = {
         for arm in STUDY_ARMS
     },
     **{name: lambda about=about, **_: PaperNet(*about) for name, about in NETWORKS.items()},
+    **{f"sum-{kind}": lambda kind=kind, **_: AdditionNet(kind) for kind in STARTS},
     # Notebook 08: several looks, one on a feature map, a glance at a large canvas and what that is compared with.
     "digit-looks-1": lambda **_: PlacedNet(digit_classifier(), refining(1)),
     "digit-looks-2": lambda **_: PlacedNet(digit_classifier(), refining(2)),

@@ -1,6 +1,6 @@
 """Distortions: clean images turned, scaled, moved, tilted, bent and cluttered, batch by batch, with the pose that undoes it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ class Distortion:
     clutter: how many 6 x 6 pieces of other images of the batch lie about; a batch of one has only itself.
     corners: standard deviation, in pixels of the image, by which each of its corners is moved in x and in y, after all else.
     knots: standard deviation, in pixels of the canvas, by which each of 4 x 4 control points on it is moved in x and in y.
+    apart: every channel is an image of its own, with an angle, size and place of its own; the poses come image by image.
     disc: only what lies in the canvas's inscribed circle is kept, so that no black corner tells how an image was turned.
     Paper: appendix A.4. Taught in notebooks 04 and 06.
     """
@@ -36,6 +37,7 @@ class Distortion:
     corners: float = 0.0
     disc: bool = False
     knots: float = 0.0
+    apart: bool = False
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """images uint8 (N, C, H, H) -> (distorted uint8 (N, C, canvas, canvas), pose (N, 2, 3)).
@@ -44,6 +46,9 @@ class Distortion:
         Where corners are moved, it is (N, 3, 3). Where knots are moved, it is the spline that bent the image, (N, 32): where in
         the image each control point of the canvas looks. That one points the other way, for no spline undoes a spline.
         """
+        if self.apart:
+            placed, poses = replace(self, apart=False)(images.flatten(0, 1)[:, None], generator)
+            return placed.reshape(*images.shape[:2], *placed.shape[2:]), poses
         count, side, where = len(images), images.shape[-1], images.device
         canvas = self.canvas or side
 
@@ -115,6 +120,8 @@ DISTORTIONS = {
     "rts 42": Distortion(degrees=45, scale=(0.7, 1.2), canvas=42),
     "elastic": Distortion(scale=(0.75, 1.0), knots=1.5),
     "cluttered 60": Distortion(canvas=60, clutter=6),
+    # The paper's addition: two digits, a channel each, each with a pose of its own.
+    "rts 42 apart": Distortion(degrees=45, scale=(0.7, 1.2), canvas=42, apart=True),
 }
 
 

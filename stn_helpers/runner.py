@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import threading
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -185,14 +186,15 @@ def _find(results: dict, arm: str, seed: int, recipe: Recipe, precision: str) ->
     return any((row["arm"], row["seed"], Recipe(**row["recipe"]), row["precision"]) == wanted for row in results["runs"])
 
 
-def _data(name: str, device: str) -> tuple[Images, Images]:
-    """(train, test) on the device; read once a process and folder."""
-    return _loaded(name, device, data_root())
+def _data(study: Study, device: str) -> tuple[Images, Images]:
+    """(train, test) on the device; made once a process and folder."""
+    return _loaded(study.data, study.prepare, device, data_root())
 
 
 @cache
-def _loaded(name: str, device: str, root: Path) -> tuple[Images, Images]:
-    return load(name, train=True, root=root).to(device), load(name, train=False, root=root).to(device)
+def _loaded(name: str, prepare: Callable[[Images], Images] | None, device: str, root: Path) -> tuple[Images, Images]:
+    train, test = (load(name, train=part, root=root).to(device) for part in (True, False))
+    return (prepare(train), prepare(test)) if prepare else (train, test)
 
 
 def run_job(job: Job, watch: "Watch | None" = None) -> tuple[dict, torch.nn.Module | None]:
@@ -206,7 +208,7 @@ def run_job(job: Job, watch: "Watch | None" = None) -> tuple[dict, torch.nn.Modu
 
 def _train(job: Job, watch: "Watch | None") -> tuple[dict, torch.nn.Module]:
     arm, recipe = job.study.arms[job.arm], job.recipe
-    train, test = _data(job.study.data, job.device)
+    train, test = _data(job.study, job.device)
     spread = {"spread": job.spread} if arm.spread_of else {}
     model = build(arm.model, job.seed, conv_dropout=recipe.conv_dropout, dropout=recipe.dropout, **spread)
     bent, _ = distorted(test, arm.test)
@@ -280,7 +282,7 @@ class Watch:
         arm = job.study.arms[job.arm]
         # Any spread costs the same.
         spread = {"spread": {"mean": [1.0, 0, 0, 0, 1, 0], "covariance": torch.zeros(6, 6).tolist()}} if arm.spread_of else {}
-        test = _data(job.study.data, job.device)[1].subset(slice(0, 1))
+        test = _data(job.study, job.device)[1].subset(slice(0, 1))
         return 5 + mflop(build(arm.model, **spread).to(job.device), distorted(test, arm.test)[0])
 
     def __enter__(self) -> "Watch":
@@ -337,6 +339,6 @@ def _ship(job: Job, model: torch.nn.Module, row: dict, assets: Path) -> dict:
     options = {"conv_dropout": job.recipe.conv_dropout, "dropout": job.recipe.dropout}
     about = {"model": row["model"], "options": options, "data": job.study.data, "seed": row["seed"]}
     digest = save_weights(assets / "checkpoints" / f"{name}.safetensors", model, about)
-    bent, _ = distorted(_data(job.study.data, job.device)[1], job.study.arms[job.arm].test)
+    bent, _ = distorted(_data(job.study, job.device)[1], job.study.arms[job.arm].test)
     found = {"sha256": digest, "confusion": confusion(model, bent).tolist(), "test_accuracy": evaluate(model, bent)["accuracy"]}
     return {name: {"arm": job.arm, "seed": row["seed"], **found}}

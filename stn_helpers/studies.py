@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from . import refine, straighten
+from . import addition, refine, straighten
 from .data import Images, batches
 from .distortions import distorted, distortion
 from .paper import FAMILIES
@@ -41,12 +41,14 @@ class Arm:
 class Study:
     """Arms that differ in one thing each, on the same data and seeds.
 
-    ship: {arm: file} of weights that are published. measure(model, train, test, distortion, seed): more for a row, a dict.
+    prepare: makes of a data set what the study trains and tests on. ship: {arm: file} of weights that are published.
+    measure(model, train, test, distortion, seed): more for a row, a dict.
     """
 
     name: str
     data: str
     arms: dict[str, Arm]
+    prepare: Callable[[Images], Images] | None = None
     ship: dict[str, str] = field(default_factory=dict)
     measure: Callable[..., dict] | None = None
 
@@ -172,7 +174,13 @@ LOOKS = {  # the same of the deep study
     "turned, two looks, resampled": "digit-looks-2-resampled",
     "turned, on the feature map": "digit-map",
 }
-
+SUMS = {  # the same of the addition study
+    "FCN": "sum-fcn",
+    "CNN": "sum-cnn",
+    "one ST": "sum-one",
+    "two STs": "sum-two",
+    "two STs, a tile each": "sum-tiles",
+}
 
 STUDIES = {
     "cifar10-seed": Study(
@@ -231,6 +239,16 @@ STUDIES = {
         },
         ship={"a glance of 24 x 24": "glimpse_24"},
         measure=refine.cost,
+    ),
+    "addition": Study(
+        name="addition",
+        data="mnist",
+        prepare=addition.pairs,
+        arms={
+            name: Arm(model, "sums", "rts 42 apart", against="FCN" if model != "sum-fcn" else "") for name, model in SUMS.items()
+        },
+        ship={"two STs": "addition_two"},
+        measure=addition.who_finds_which,
     ),
     "deep": Study(
         name="deep",

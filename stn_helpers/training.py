@@ -90,6 +90,8 @@ RECIPES["digits-cluttered"] = replace(RECIPES["digits"], distortion="cluttered")
 # Notebook 08: once through MNIST's 60,000 in place of forty times through the 1,437 digits; and these on a large canvas.
 RECIPES["brief"] = replace(RECIPES["digits"], epochs=1, distortion="upright")
 RECIPES["brief-rotated"] = replace(RECIPES["brief"], distortion="rotated")
+# Twenty times through pairs of MNIST digits, whose sum says little about either.
+RECIPES["sums"] = replace(RECIPES["digits"], epochs=20, batch_size=256, distortion="rts 42 apart")
 RECIPES["digits-cluttered 60"] = replace(RECIPES["digits"], distortion="cluttered 60")
 
 
