@@ -122,6 +122,9 @@ DISTORTIONS = {
     "cluttered 60": Distortion(canvas=60, clutter=6),
     # The paper's addition: two digits, a channel each, each with a pose of its own.
     "rts 42 apart": Distortion(degrees=45, scale=(0.7, 1.2), canvas=42, apart=True),
+    # The paper's co-localisation: a digit anywhere, alone or among 16 pieces of clutter.
+    "scattered 84": Distortion(canvas=84),
+    "cluttered 84": Distortion(canvas=84, clutter=16),
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from . import addition, refine, straighten
+from . import addition, colocalise, refine, straighten
 from .data import Images, batches
 from .distortions import distorted, distortion
 from .paper import FAMILIES
@@ -249,6 +249,13 @@ STUDIES = {
         },
         ship={"two STs": "addition_two"},
         measure=addition.who_finds_which,
+    ),
+    "colocalise": Study(
+        name="colocalise",
+        data="mnist",
+        arms={"encoder": Arm("digit-plain", "brief")},
+        ship={"encoder": "colocalise_encoder"},
+        measure=colocalise.measure,
     ),
     "deep": Study(
         name="deep",
