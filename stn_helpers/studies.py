@@ -115,11 +115,11 @@ MNIST_SETS = {"R": "rotated", "RTS": "rts 42", "P": "perspective", "E": "elastic
 MNIST_CANVASES = {"RTS": 42, "TC": 60}  # the others stay on 28 pixels
 
 
-def mnist_arms() -> dict[str, Arm]:
-    """The rows and columns of the paper's Table 1; on TC an affine transformer alone, as there."""
+def mnist_arms(schedule: str) -> dict[str, Arm]:
+    """The rows and columns of the paper's Table 1; on TC an affine transformer alone, as there. schedule: a recipe's name."""
     arms = {}
     for letters, name in MNIST_SETS.items():
-        canvas, recipe = MNIST_CANVASES.get(letters, 28), f"paper-{name}"
+        canvas, recipe = MNIST_CANVASES.get(letters, 28), f"{schedule}-{name}"
         for body in ("FCN", "CNN"):
             arms[f"{letters}, {body}"] = Arm(f"{body.lower()}-{canvas}", recipe, name)
         for body in ("FCN", "CNN"):
@@ -226,10 +226,11 @@ STUDIES = {
     "mnist": Study(
         name="mnist",
         data="mnist",
-        arms=mnist_arms(),
+        arms=mnist_arms("paper"),
         ship={f"E, ST-FCN {family}": f"mnist_elastic_{family}" for family in FAMILIES},
         measure=straightened,
     ),
+    "mnist-long": Study(name="mnist_long", data="mnist", arms=mnist_arms("paper-long"), measure=straightened),
     "glimpse": Study(
         name="glimpse",
         data="digits",

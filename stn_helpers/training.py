@@ -23,6 +23,7 @@ class Recipe:
     """How a network is trained. Rates are per step; localization is the share of lr that the localization network gets.
 
     optimizer: sgd or adamw. distortion: a name from `distortions.DISTORTIONS`, new for every batch.
+    The rate stays as it is, but for one_cycle, up and down again, or thirds: a tenth of it after each third of the steps.
     """
 
     epochs: int = 20
@@ -39,6 +40,7 @@ class Recipe:
     optimizer: str = "sgd"
     distortion: str = "upright"
     label_smoothing: float = 0.0
+    thirds: bool = False
 
 
 RECIPES = {
@@ -82,8 +84,11 @@ for _set in ("rotated", "rts", "perspective", "rotated disc"):
 RECIPES["paper"] = Recipe(
     epochs=10, batch_size=256, lr=0.05, localization=0.1, momentum=0.9, one_cycle=True, conv_dropout=0.0, dropout=0.0
 )
+# And the whole of it, for a GPU.
+RECIPES["paper-long"] = replace(RECIPES["paper"], epochs=640, lr=0.01, momentum=0.0, one_cycle=False, thirds=True)
 for _set in ("rotated", "rts 42", "perspective", "elastic", "cluttered 60"):
-    RECIPES[f"paper-{_set}"] = replace(RECIPES["paper"], distortion=_set)
+    for _name in ("paper", "paper-long"):
+        RECIPES[f"{_name}-{_set}"] = replace(RECIPES[_name], distortion=_set)
 RECIPES["digits-upright"] = replace(RECIPES["digits"], distortion="upright")
 RECIPES["digits-one-way"] = replace(RECIPES["digits"], distortion="turned one way")
 RECIPES["digits-cluttered"] = replace(RECIPES["digits"], distortion="cluttered")
@@ -138,7 +143,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, steps: int):
-    """(optimizer, schedule) of a recipe: SGD or AdamW, constant or one-cycle over `steps` steps."""
+    """(optimizer, schedule) of a recipe: SGD or AdamW; constant, one-cycle or in thirds over `steps` steps."""
     groups = parameter_groups(model, recipe)
     if recipe.optimizer == "sgd":
         optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
@@ -146,6 +151,9 @@ def make_optimizer(model: nn.Module, recipe: Recipe, steps: int):
         optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
     else:
         raise ValueError(f"optimizer is {recipe.optimizer!r}; expected sgd or adamw")
+    if recipe.thirds:
+        places = [steps // 3, 2 * steps // 3]
+        return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=places, gamma=0.1)
     if not recipe.one_cycle:
         return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=1)
     rates = [group["lr"] for group in groups]

@@ -341,6 +341,15 @@ def test_all_arms_are_trained_alike_and_as_in_the_paper_but_for_the_schedule():
     assert not recipe.flips and not recipe.crop_pixels and not recipe.label_smoothing  # a mirrored 2 is no 2
 
 
+def test_the_long_study_is_the_same_with_the_papers_schedule():
+    long = STUDIES["mnist-long"].arms
+    assert {name: replace(arm, recipe="") for name, arm in long.items()} == {n: replace(a, recipe="") for n, a in ARMS.items()}
+    recipes = {replace(RECIPES[arm.recipe], distortion="upright") for arm in long.values()}
+    assert recipes == {replace(RECIPES["paper"], epochs=640, lr=0.01, momentum=0.0, one_cycle=False, thirds=True)}
+    assert all(RECIPES[arm.recipe].distortion == arm.test for arm in long.values())
+    assert 640 * (60_000 // 256) == pytest.approx(150_000, rel=0.01)
+
+
 @pytest.mark.parametrize("name", ["E, FCN", "E, CNN", "RTS, ST-FCN tps", "TC, ST-CNN affine", "P, ST-CNN projective"])
 def test_a_network_learns_one_batch_by_heart(name):
     bent, _ = distorted(load("digits", train=True).subset(slice(32)), ARMS[name].test)

@@ -377,6 +377,17 @@ def test_one_cycle_keeps_the_share_rises_and_ends_near_zero():
     assert max(highest) == pytest.approx(0.5) and highest[0] < 0.05 and highest[-1] < 1e-4
 
 
+def test_in_thirds_the_rate_falls_to_a_tenth_after_each_third():
+    optimizer, schedule = make_optimizer(TwoParts(), Recipe(lr=0.5, localization=0.1, thirds=True), steps=9)
+    rates = []
+    for _ in range(9):
+        rates.append(sorted({group["lr"] for group in optimizer.param_groups}))
+        optimizer.step()
+        schedule.step()
+    expected = [[scale * 0.05, scale * 0.5] for scale in (1, 0.1, 0.01) for _ in range(3)]
+    assert all(rate == pytest.approx(wanted) for rate, wanted in zip(rates, expected, strict=True))
+
+
 def test_without_one_cycle_the_rate_stays():
     optimizer, schedule = make_optimizer(TwoParts(), Recipe(lr=0.5), steps=3)
     for _ in range(3):
