@@ -5,12 +5,16 @@ import json
 from tools import tables
 
 PLACES = (
-    ("upright, no ST", 1000, 2.25),
-    ("upright, light ST", 62002, 4.5),
-    ("upright, two STs", 9, 5.0),
-    ("rts, light ST", 62002, 9.0),
+    ("upright, no ST", "small-plain", 1000, 2.25),
+    ("upright, light ST", "small-light", 62002, 4.5),
+    ("upright, two STs", "small-two", 9, 5.0),
+    ("rts, light ST", "small-light", 62002, 9.0),
 )
-RUNS = [{"arm": arm, "seed": seed, "parameters": size, "mflop": mflop} for arm, size, mflop in PLACES for seed in (0, 1)]
+RUNS = [dict(zip(("arm", "model", "parameters", "mflop"), place, strict=True), seed=seed) for place in PLACES for seed in (0, 1)]
+STEPS = [
+    {"group": "steps", "what": what, "ratio": ratio}
+    for what, ratio in (("small-plain", 1), ("small-light", 0.4), ("small-two", 0.3))
+]
 SUMMARY = [
     {"arm": "upright, no ST", "mean": 74.34, "sd": 0.06},
     {"arm": "upright, light ST", "mean": 73.5, "sd": 0.21, "gain": {"mean": -0.84, "low": -1.26, "high": -0.44, "seeds": 3}},
@@ -22,10 +26,11 @@ SUMMARY = [
 def test_places_have_a_row_each_and_sets_a_column_with_gains_and_intervals(tmp_path):
     (tmp_path / "assets/results").mkdir(parents=True)
     (tmp_path / "assets/results/some.json").write_text(json.dumps({"runs": RUNS, "summary": SUMMARY}))
+    (tmp_path / "assets/results/speed.json").write_text(json.dumps({"rows": STEPS}))
     assert tables.places(tmp_path, "some").splitlines() == [
-        "| | parameters | MFLOP | upright | rts |",
-        "|---|---:|---:|---:|---:|",
-        "| no ST | 1,000 | 2.2 | 74.3 ± 0.1 |  |",
-        "| light ST | 62,002 | 4.5 | 73.5 ± 0.2<br>-0.8 (-1.3 … -0.4) | 50.0<br>+2.0 (one seed) |",
-        "| two STs | 9 | 5.0 | 70.0 ± 1.0<br>+1.0 (-2.0 … +4.0, two seeds) |  |",
+        "| | parameters | MFLOP | step, times | upright | rts |",
+        "|---|---:|---:|---:|---:|---:|",
+        "| no ST | 1,000 | 2.2 | 1.0 | 74.3 ± 0.1 |  |",
+        "| light ST | 62,002 | 4.5 | 2.5 | 73.5 ± 0.2<br>-0.8 (-1.3 … -0.4) | 50.0<br>+2.0 (one seed) |",
+        "| two STs | 9 | 5.0 | 3.3 | 70.0 ± 1.0<br>+1.0 (-2.0 … +4.0, two seeds) |  |",
     ]

@@ -18,7 +18,11 @@ def study(root: Path, name: str) -> str:
 
 
 def places(root: Path, name: str) -> str:
-    """A row for every place of a transformer, a column for every set: mean and spread, and the gain with its interval."""
+    """A row for every place of a transformer, a column for every set: mean and spread, and the gain with its interval.
+
+    Beside each row what it costs: parameters, arithmetic, and how many times as long a training step takes.
+    """
+    times = {row["what"]: f"{1 / row['ratio']:.1f}" for row in group(root, "steps")}
     results = json.loads((root / "assets/results" / f"{name}.json").read_text())
     first = {run["arm"]: run for run in reversed(results["runs"])}
     found: dict[str, dict[str, str]] = {}
@@ -30,9 +34,9 @@ def places(root: Path, name: str) -> str:
             between += ", two seeds" if gain["seeds"] == 2 else ""
             words += f"<br>{gain['mean']:+.1f} ({between})"
         about = first[row["arm"]]
-        found.setdefault(place, {"": f"{about['parameters']:,} | {about['mflop']:.1f}"})[test] = words
+        found.setdefault(place, {"": f"{about['parameters']:,} | {about['mflop']:.1f} | {times[about['model']]}"})[test] = words
     tests = list(dict.fromkeys(row["arm"].split(", ", 1)[0] for row in results["summary"]))
-    lines = [f"| | parameters | MFLOP | {' | '.join(tests)} |", "|---|---:|---:|" + "---:|" * len(tests)]
+    lines = [f"| | parameters | MFLOP | step, times | {' | '.join(tests)} |", "|---|---:|---:|---:|" + "---:|" * len(tests)]
     lines += [f"| {place} | {cells['']} | {' | '.join(cells.get(test, '') for test in tests)} |" for place, cells in found.items()]
     return "\n".join(lines)
 
