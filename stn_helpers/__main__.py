@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import fill, load_weights, save_weights
-from .classifiers import MODELS, build
+from .checkpoint import save_weights
+from .classifiers import MODELS, build, restore
 from .data import DATASETS, data_root, load
 from .runner import run_study
 from .studies import STUDIES
@@ -43,13 +43,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def evaluate_file(args: argparse.Namespace) -> None:
-    tensors, about = load_weights(args.file)
-    if about.get("model") not in MODELS:
-        raise ValueError(
-            f"{args.file} holds a {about.get('model')!r}, which this version does not know; expected {', '.join(MODELS)}"
-        )
-    model = build(about["model"], **about.get("options", {}))
-    fill(model, tensors, args.file)
+    model = restore(args.file)
     device = pick_device(args.device)
     test_set = load(args.data, train=False).to(device)
     model = model.to(device, memory_format=torch.channels_last)

@@ -1,11 +1,13 @@
 """The networks that are trained, with and without a spatial transformer, by name."""
 
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from .addition import STARTS, AdditionNet
+from .checkpoint import fill, load_weights
 from .paper import NETWORKS, PaperNet
 from .refine import PlacedNet, deeper, glance, on_the_map, refining
 from .transformer import Blind, Noise, Normalize, SpatialTransformer, light_localization, seed_localization
@@ -251,3 +253,16 @@ def build(name: str, seed: int = 0, **options) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed every GPU too
         return MODELS[name](**options)
+
+
+def restore(path: Path | str) -> nn.Module:
+    """The trained network in a .safetensors file that this project wrote, ready to be tested.
+
+    Raises ValueError for a file of another kind or a network that this version does not know.
+    """
+    tensors, about = load_weights(path)
+    if about.get("model") not in MODELS:
+        raise ValueError(f"{path} holds a {about.get('model')!r}, which this version does not know; expected {', '.join(MODELS)}")
+    model = build(about["model"], **about.get("options", {}))
+    fill(model, tensors, path)
+    return model.eval()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import matplotlib
+import matplotlib.colors
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -11,6 +12,7 @@ from torch import Tensor
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = "#000000 #E69F00 #56B4E9 #009E73 #F0E442 #0072B2 #D55E00 #CC79A7".split()
 GRAY = "#767676"  # dark enough to be read on white
+PAPER = 0.93  # how bright
 LOOK = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
@@ -133,6 +135,17 @@ def draw_grid(ax: Axes, grid: Tensor, size: tuple[int, int], lines: int = 9, ali
         draw_line(ax, line, size, align_corners, color=BLUE if k == 0 else RED, width=2.4 if k == 0 else 0.9)
 
 
+def two_inks(pair: Tensor) -> Tensor:
+    """Two channels (2, H, W) in [0, 1], 0 is paper, as one picture, (3, H, W): the first orange, the second blue.
+
+    The paper is a little gray, so that its edge is seen on a white page. Where both inks are, it is nearly black.
+    """
+    # What a full layer of each ink leaves of the light, channel by channel.
+    inks = [torch.tensor(matplotlib.colors.to_rgb(color))[:, None, None] for color in (ORANGE, BLUE)]
+    layers = [1 - layer.clamp(0, 1) * (1 - ink.to(layer)) for layer, ink in zip(pair.detach(), inks, strict=True)]
+    return PAPER * layers[0] * layers[1]
+
+
 def image_row(images: Sequence[Tensor], titles: Sequence[str] = (), side: float = 1.6) -> Figure:
     """Images side by side, each with its title."""
     fig, axes = figure(1, len(images), side, side + 0.25)
@@ -150,6 +163,24 @@ def image_rows(rows: dict[str, Sequence[Tensor]], titles: Sequence[str] = (), si
         for ax, image in zip(line, images, strict=True):
             draw(ax, image, next(remaining, ""))
         line[0].text(-0.1, 0.5, name, transform=line[0].transAxes, ha="right", va="center", rotation=90)
+    return fig
+
+
+def grids_and_views(pictures: dict[str, Tensor], rows: dict[str, tuple[Tensor, Tensor]]) -> Figure:
+    """Pictures on top, each under its title; below, a row for each name: its grid on each picture, and what is seen through it.
+
+    rows: {name: (grids (N, h, w, 2), views (N, C, h, w))} for the N pictures.
+    """
+    fig, axes = figure(1 + len(rows), 2 * len(pictures), 1.15, 1.15)
+    for k, (title, picture) in enumerate(pictures.items()):
+        draw(axes[0, 2 * k], picture, title)
+        axes[0, 2 * k + 1].axis("off")
+        for line, (grids, views) in zip(axes[1:], rows.values(), strict=True):
+            draw(line[2 * k], picture)
+            draw_grid(line[2 * k], grids[k], picture.shape[-2:], lines=6)
+            draw(line[2 * k + 1], views[k])
+    for line, name in zip(axes[1:], rows, strict=True):
+        line[0].text(-0.05, 0.5, name, transform=line[0].transAxes, ha="right", va="center", rotation=90)
     return fig
 
 

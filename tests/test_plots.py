@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from stn_helpers import plots
@@ -194,3 +195,29 @@ def test_of_a_gain_that_goes_beyond_the_axis_the_numbers_are_written():
     plots.draw_gains(axes[0, 0], gains, most=8)
     assert axes[0, 0].get_xlim() == (-8, 8)
     assert [(text.get_text(), text.get_position()[1]) for text in axes[0, 0].texts] == [("-17.6  (-90.3 to +55.0)", 0)]
+
+
+def test_two_channels_are_two_inks_on_paper():
+    pair = torch.zeros(2, 2, 2)
+    pair[0, 0], pair[1, :, 0] = 1, 1  # orange above, blue on the left
+    seen = plots.two_inks(pair) / plots.PAPER
+    orange, blue = (torch.tensor(to_rgb(color)) for color in (plots.ORANGE, plots.BLUE))
+    torch.testing.assert_close(seen[:, 0, 1], orange)
+    torch.testing.assert_close(seen[:, 1, 0], blue)
+    torch.testing.assert_close(seen[:, 0, 0], orange * blue)
+    assert (seen[:, 1, 1] == 1).all() and 0.8 < plots.PAPER < 1
+
+
+def test_every_grid_lies_on_its_picture_and_every_view_beside_it():
+    pictures = {"one": torch.rand(1, 9, 9), "other": torch.rand(1, 9, 9)}
+    grids = sampling_grid(affine(angle=torch.tensor([0.0, 40.0]), scale=0.5), (7, 7))
+    views = torch.rand(2, 1, 7, 7)
+    fig = plots.grids_and_views(pictures, {"a": (grids, views), "b": (grids.flip(0), views.flip(0))})
+    axes = np.array(fig.axes).reshape(3, 4)
+    assert [ax.get_title() for ax in axes[0]] == ["one", "", "other", ""]
+    for row, order in ((1, (0, 1)), (2, (1, 0))):
+        for column, k in zip((0, 2), order, strict=True):
+            np.testing.assert_array_equal(axes[row, column + 1].images[0].get_array(), views[k, 0])
+            x, y = axes[row, column].lines[0].get_data()  # target row 0
+            np.testing.assert_allclose(np.stack([x, y], 1), (grids[k, 0] + 1) / 2 * 9 - 0.5, atol=1e-5)
+    assert [line[0].texts[0].get_text() for line in axes[1:]] == ["a", "b"]
