@@ -32,7 +32,7 @@ results: .venv/done        ## tables in README from assets/results/*.json
 notebooks: .venv/done      ## run every notebook at full length and save it with its outputs
 	$(PY) -m tools.run
 
-figures: .venv/done        ## the pictures in assets/; one of them needs CIFAR-10
+figures: .venv/done        ## the pictures in assets/; some of them need CIFAR-10 or MNIST
 	$(PY) -m tools.figures
 
 badges: .venv/done         ## Colab badges for a fork: make badges REPO=owner/name

@@ -23,7 +23,7 @@ FRESH = 2000  # `measure` counts on test images from here on: those before had b
 class MeanPlaces(nn.Module):
     """Where each map is bright: (N, K, H, W) -> the mean place under its softmax, x and y, (N, 2 K), in [-1, 1].
 
-    A filter that fires on a thing says where it lies, and says it wherever it lies. Taught in notebook 08b.
+    A filter that fires on a thing says where it lies, and says it wherever it lies. Taught in notebook 08c.
     """
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class Finder(SpatialTransformer):
 
     It has no bias: a shift that all pictures share finds nothing, and it is the short way to an empty corner.
     While training, each window is shaken: moved at random by a normal number with standard deviation SHAKE.
-    Paper: appendix A.2, where the window's size is learned too. Taught in notebook 08b.
+    Paper: appendix A.2, where the window's size is learned too. Taught in notebook 08c.
     """
 
     def __init__(self):
@@ -61,7 +61,7 @@ def encode(classifier: nn.Sequential, crops: Tensor) -> Tensor:
     """What the two hidden layers of a `digit_classifier` say of crops: (N, 1, 28, 28) -> (N, F), each at most 1 long.
 
     Counted from what they say of black paper: an empty crop has no direction, so two of them are not alike.
-    Taught in notebook 08b.
+    Taught in notebook 08c.
     """
     said, parts = torch.cat([crops, torch.zeros_like(crops[:1])]), []
     for layers in (classifier[:7], classifier[7:9]):
@@ -81,7 +81,7 @@ def triplet_loss(seen: Tensor, elsewhere: Tensor, margin: float = 1.0) -> Tensor
 
     seen, elsewhere: encodings (N, F) of what is attended, and of a random crop of the same pictures; N is 2 or more.
     The mean over all pairs of max(0, distance(n, m) - distance(n, its random crop) + margin).
-    Raises ValueError for other shapes. Paper: appendix A.2. Taught in notebook 08b.
+    Raises ValueError for other shapes. Paper: appendix A.2. Taught in notebook 08c.
     """
     if seen.ndim != 2 or len(seen) < 2 or seen.shape != elsewhere.shape:
         came = f"{tuple(seen.shape)} and {tuple(elsewhere.shape)}"
@@ -108,7 +108,7 @@ def colocalise(
 
     classifier: a trained `digit_classifier`; it stays as it is. images: (N, 1, 84, 84), float32 in [0, 1].
     after_step: is handed the number of steps done, the finder and the loss. Raises ValueError for other images.
-    Paper: appendix A.2. Taught in notebook 08b.
+    Paper: appendix A.2. Taught in notebook 08c.
     """
     side = round(SIDE / WINDOW)
     if images.ndim != 4 or images.shape[1:] != (1, side, side) or not images.is_floating_point():
@@ -159,7 +159,7 @@ def measure(model: nn.Module, train: Images, test: Images, name: str, seed: int)
     A digit is found where intersection over union is above one half. chance: the same of random windows. off: the median
     distance in pixels between the middles of the two windows. settled: found, with the shift that all windows of a search share
     (their median) taken out, for the loss does not ask for the middle. loss: the mean of the last ten steps.
-    On test images from FRESH on, which nobody had searched when the recipe was fixed. Taught in notebook 08b.
+    On test images from FRESH on, which nobody had searched when the recipe was fixed. Taught in notebook 08c.
     """
     model.cpu().eval()
     rows: dict[str, dict] = {row: {bend: [] for bend in STEPS} for row in ("found", "chance", "settled", "off", "loss")}

@@ -84,7 +84,7 @@ def test_it_says_what_one_will_do_what_one_needs_and_how_long_it_takes(notebook)
     top = source(notebook["cells"][0])
     for words in ("**You will**", "**You need**", "**It takes**", "colab-badge.svg"):
         assert words in top
-    assert re.search(r"(?m)^# 0\db? · ", top)
+    assert re.search(r"(?m)^# 0\d[bc]? · ", top)
 
 
 def test_every_picture_has_words_for_those_who_cannot_see_it(notebook):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from stn_helpers.checkpoint import fill, load_weights, sha256
-from stn_helpers.classifiers import build
-from stn_helpers.data import data_root, load
+from stn_helpers.checkpoint import load_weights, sha256
+from stn_helpers.classifiers import restore
+from stn_helpers.data import available, data_root, load
 from stn_helpers.distortions import distorted
 from stn_helpers.studies import STUDIES
 from stn_helpers.training import evaluate
@@ -141,10 +141,7 @@ def test_shipped_weights_reproduce_their_figure_on_digits():
     about = json.loads((ROOT / "assets/results/straighten.json").read_text())["weights"]
     for name, bend in {"straighten_turned": "turned", "straighten_cluttered": "cluttered"}.items():
         path = ROOT / "assets/checkpoints" / f"{name}.safetensors"
-        tensors, says = load_weights(path)
-        model = build(says["model"])
-        fill(model, tensors, path)
-        found = evaluate(model, distorted(load("digits", train=False), bend)[0])["accuracy"]
+        found = evaluate(restore(path), distorted(load("digits", train=False), bend)[0])["accuracy"]
         assert found == pytest.approx(about[name]["test_accuracy"], abs=0.3)  # one digit of 360
 
 
@@ -157,6 +154,20 @@ def test_shipped_weights_reproduce_their_figure_on_cifar10(capsys):
     main(["evaluate", str(ROOT / "assets/checkpoints/cifar10_seed_stn.safetensors"), "--data", "cifar10", "--device", "cpu"])
     said = float(re.search(r"accuracy ([\d.]+) %", capsys.readouterr().out)[1])
     assert said == pytest.approx(weights["cifar10_seed_stn"]["test_accuracy"], abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["mnist", "addition"])
+def test_shipped_weights_reproduce_their_figure_on_mnist(name):
+    if not available("mnist"):
+        pytest.skip("MNIST is not at hand (STN_DATA)")
+    study = STUDIES[name]
+    weights = json.loads((ROOT / "assets/results" / f"{name}.json").read_text())["weights"]
+    assert weights.keys() == set(study.ship.values())
+    for file, about in weights.items():
+        model = restore(ROOT / "assets/checkpoints" / f"{file}.safetensors")
+        test = load("mnist", train=False)
+        bent, _ = distorted(study.prepare(test) if study.prepare else test, study.arms[about["arm"]].test)
+        assert evaluate(model, bent)["accuracy"] == pytest.approx(about["test_accuracy"], abs=0.1)
 
 
 def test_every_asset_is_listed_with_the_command_that_makes_it():

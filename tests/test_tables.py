@@ -34,3 +34,34 @@ def test_places_have_a_row_each_and_sets_a_column_with_gains_and_intervals(tmp_p
         "| light ST | 62,002 | 4.5 | 2.5 | 73.5 ± 0.2<br>-0.8 (-1.3 … -0.4) | 50.0<br>+2.0 (one seed) |",
         "| two STs | 9 | 5.0 | 3.3 | 70.0 ± 1.0<br>+1.0 (-2.0 … +4.0, two seeds) |  |",
     ]
+
+
+def test_our_errors_stand_beside_the_papers(tmp_path):
+    (tmp_path / "assets/results").mkdir(parents=True)
+    summary = [
+        {"arm": "R, FCN", "mean": 95.55, "sd": 0.21, "seeds": 3},
+        {"arm": "R, ST-CNN tps", "mean": 99.0, "sd": None, "seeds": 1},
+        {"arm": "TC, FCN", "mean": 80.0, "sd": 1.0, "seeds": 2},
+    ]
+    (tmp_path / "assets/results/mnist.json").write_text(json.dumps({"summary": summary}))
+    lines = tables.beside_the_paper(tmp_path).splitlines()
+    assert lines[0] == "| test error, % (the paper's) | R | TC |" and len(lines) == 2 + 8
+    assert lines[2] == "| FCN | 4.5 ± 0.2 (2.1) | 20.0 ± 1.0, two seeds (13.2) |"
+    assert lines[3] == "| CNN |  |  |" and lines[9] == "| ST-CNN tps | 1.0, one seed (0.7) |  |"
+
+
+def test_what_was_found_has_a_column_a_digit_and_the_spread_over_the_seeds(tmp_path):
+    (tmp_path / "assets/results").mkdir(parents=True)
+    runs = [
+        {
+            row: {name: [first + digit for digit in range(10)] for name in ("scattered 84", "cluttered 84")}
+            for row in ("found", "chance")
+        }
+        for first in (50, 60)
+    ]
+    runs[1]["found"]["cluttered 84"] = [10.0] * 10
+    (tmp_path / "assets/results/colocalise.json").write_text(json.dumps({"runs": runs}))
+    lines = tables.found(tmp_path).splitlines()
+    assert lines[2] == "| alone | 55 | 56 | 57 | 58 | 59 | 60 | 61 | 62 | 63 | 64 | 60 ± 7 |"
+    assert lines[3].startswith("| in clutter | 30 | 30 | 31 |") and lines[3].endswith("| 32 ± 31 |")
+    assert lines[4].startswith("| by chance | 55 |")

@@ -9,17 +9,36 @@ import nbformat
 import torch
 import torch.nn.functional as F
 from IPython.core.inputtransformer2 import TransformerManager
+from matplotlib.patches import Rectangle
 from torchvision.utils import make_grid
 
-from stn_helpers.checkpoint import fill, load_weights, write_whole
-from stn_helpers.classifiers import build
+from stn_helpers import addition
+from stn_helpers.checkpoint import write_whole
+from stn_helpers.classifiers import build, restore
+from stn_helpers.colocalise import STEPS, Finder, colocalise, of_one_digit
 from stn_helpers.data import as_float, load, test_card
 from stn_helpers.distortions import distorted
 from stn_helpers.grid import family_grid, outline, sampling_grid
-from stn_helpers.plots import before_after, draw, draw_gains, draw_grid, figure, gif, png
+from stn_helpers.paper import ERRORS
+from stn_helpers.plots import (
+    BLUE,
+    GRAY,
+    GREEN,
+    ORANGE,
+    PINK,
+    before_after,
+    draw,
+    draw_gains,
+    draw_grid,
+    draw_line,
+    figure,
+    gif,
+    png,
+    two_inks,
+)
 from stn_helpers.sampler import sample
-from stn_helpers.studies import ASSETS, SETS
-from stn_helpers.theta import affine, control_points, family, invert, projective
+from stn_helpers.studies import ASSETS, MNIST_SETS, SETS
+from stn_helpers.theta import affine, control_points, family, invert, map_points, projective
 from stn_helpers.training import fit
 
 from .diagram import spatial_transformer
@@ -31,9 +50,7 @@ KNOTS = control_points(4)
 
 def cifar10_attended() -> bytes:
     """CIFAR-10 test images, where the shipped network looks in them, and what its classifier then sees. Needs CIFAR-10."""
-    path = ASSETS / "checkpoints" / "cifar10_seed_stn.safetensors"
-    net = build("seed").eval()
-    fill(net, load_weights(path)[0], path)
+    net = shipped("cifar10_seed_stn")
     test = load("cifar10", train=False)
     # The second test image of each of the first eight classes: chosen by number, not by looks.
     images = test.images[[int((test.labels == k).nonzero()[1]) for k in range(8)]].float() / 255
@@ -125,6 +142,45 @@ def straighten() -> bytes:
     return gif([frames[0]] * 4 + frames + [frames[-1]] * 8, milliseconds=200)
 
 
+def shipped(name: str) -> torch.nn.Module:
+    """A network with the weights that a study published."""
+    return restore(ASSETS / "checkpoints" / f"{name}.safetensors")
+
+
+def boxes() -> bytes:
+    """Windows on eight cluttered canvases while they search for what all share, as in notebook 08c. Needs MNIST."""
+    images, poses = of_one_digit(load("mnist", train=False), 6, "cluttered 84")
+    film: list[tuple[int, torch.Tensor]] = []
+
+    def note(step: int, finder: Finder, loss: float) -> None:
+        if step % 5 == 0:
+            with torch.no_grad():
+                film.append((step, finder.family.matrix(finder.params(images[:8]))))
+
+    colocalise(shipped("colocalise_encoder").classifier, images, STEPS["cluttered 84"], 0, note)
+    film.insert(0, (0, affine(scale=1 / 3).expand(8, 2, 3)))
+    corners, frames = torch.tensor([[-1.0, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]]), []
+    for step, theta in film:
+        fig, axes = figure(2, 4, 1.45, 1.45)
+        for ax, image, window in zip(axes.flat, images, map_points(theta, corners), strict=False):
+            draw(ax, image)
+            draw_line(ax, window, (84, 84))
+            ax.set(xlim=(-0.5, 83.5), ylim=(83.5, -0.5))
+        fig.suptitle(f"step {step}", fontsize=10)
+        frames.append(fig)
+    return gif([frames[0]] * 3 + frames + [frames[-1]] * 10, milliseconds=120)
+
+
+def glimpse() -> bytes:
+    """Cluttered canvases, the window that the shipped network chose from their summary, and what is read through it."""
+    net = shipped("glimpse_24")
+    canvases, _ = distorted(load("digits", train=False), "cluttered 60")
+    images = as_float(canvases.images[:8])  # the first eight, and no other choice
+    with torch.no_grad():
+        raw, seen = net.transformer.params(images), net.transformer(images)
+    return png(before_after(images, seen, outline(net.transformer.family, raw)))
+
+
 def failures() -> bytes:
     """The gallery of notebook 04b, by the notebook's own cells, so that it is written only once."""
     book = nbformat.read(ASSETS.parent / "notebooks" / "04b_seven_ways_to_fail.ipynb", as_version=4)
@@ -136,25 +192,6 @@ def failures() -> bytes:
         if "gallery" in cell.metadata.get("tags", []):
             break
     return png(scope["fig"])
-
-
-def shipped(name: str) -> torch.nn.Module:
-    """A network with the weights that a study published."""
-    path = ASSETS / "checkpoints" / f"{name}.safetensors"
-    tensors, about = load_weights(path)
-    net = build(about["model"])
-    fill(net, tensors, path)
-    return net.eval()
-
-
-def glimpse() -> bytes:
-    """Cluttered canvases, the window that the shipped network chose from their summary, and what is read through it."""
-    net = shipped("glimpse_24")
-    canvases, _ = distorted(load("digits", train=False), "cluttered 60")
-    images = as_float(canvases.images[:8])  # the first eight, and no other choice
-    with torch.no_grad():
-        raw, seen = net.transformer.params(images), net.transformer(images)
-    return png(before_after(images, seen, outline(net.transformer.family, raw)))
 
 
 def does_it_help() -> bytes:
@@ -175,6 +212,50 @@ def does_it_help() -> bytes:
     return png(fig)
 
 
+def two_at_once() -> bytes:
+    """Pairs of digits with the windows of two transformers that were trained side by side, and what each of them sees."""
+    net = shipped("addition_two")
+    pairs, _ = distorted(addition.pairs(load("mnist", train=False)).subset(slice(8)), "rts 42 apart")
+    images = as_float(pairs.images)
+    eyes = net.transformer.each
+    with torch.no_grad():
+        windows, views = zip(*((outline(eye.family, eye.params(images)), eye(images)) for eye in eyes), strict=True)
+    fig, axes = figure(3, len(images), 1.25, 1.3)
+    for k, (above, *below) in enumerate(axes.T):
+        draw(above, two_inks(images[k]), f"sum {pairs.labels[k]}")
+        for ax, window, view, color in zip(below, windows, views, (GREEN, PINK), strict=True):
+            draw_line(above, window[k], images.shape[-2:], color=color)
+            draw(ax, two_inks(view[k]))
+            ax.add_patch(Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, color=color, linewidth=2.5))
+    for ax, words in zip(axes[:, 0], ("two digits", "one looks here", "and one here"), strict=True):
+        ax.text(-0.05, 0.5, words, transform=ax.transAxes, ha="right", va="center", rotation=90)
+    return png(fig)
+
+
+def paper_table() -> bytes:
+    """The errors of the paper's Table 1, the paper's beside this project's, set by set."""
+    summary = {row["arm"]: row for row in json.loads((ASSETS / "results" / "mnist.json").read_text())["summary"]}
+    fig, axes = figure(1, len(MNIST_SETS), 2.3, 2.9, sharey=True)
+    models = list(ERRORS)
+    for k, (ax, letters) in enumerate(zip(axes[0], MNIST_SETS, strict=True)):
+        for y, model in enumerate(models):
+            row, theirs = summary.get(f"{letters}, {model}"), ERRORS[model][k]
+            if row is None or theirs is None:
+                continue
+            mean, color = 100 - row["mean"], BLUE if model.startswith("ST") else GRAY
+            ax.plot([theirs, mean], [y, y], color="#cccccc", linewidth=1.5, zorder=0)
+            ax.plot(theirs, y, "D", color=ORANGE, markersize=5, label="the paper")
+            ax.plot(mean, y, "o", color=color, markersize=6.5, label="ours, with ST" if color == BLUE else "ours, without")
+        ax.set(xscale="log", title=letters, xlabel="error, %", ylim=(len(models) - 0.5, -0.5))
+        ax.set_xticks([1, 3, 10], ["1", "3", "10"])
+        ax.xaxis.set_minor_formatter("")
+        ax.grid(axis="y", color="#eeeeee")
+    axes[0, 0].set_yticks(range(len(models)), models)
+    named = dict(zip(*axes[0, 0].get_legend_handles_labels()[::-1], strict=True))
+    fig.legend(named.values(), named.keys(), loc="outside upper center", ncols=3)
+    return png(fig)
+
+
 FIGURES = {
     "Transformations.png": transformations,
     "AffineTPS.gif": affine_tps,
@@ -185,6 +266,9 @@ FIGURES = {
     "cifar10_attended.png": cifar10_attended,
     "does_it_help.png": does_it_help,
     "glimpse.png": glimpse,
+    "paper_table.png": paper_table,
+    "two_at_once.png": two_at_once,
+    "colocalise.gif": boxes,
 }
 
 if __name__ == "__main__":

@@ -2,7 +2,11 @@
 
 import json
 import re
+import statistics
 from pathlib import Path
+
+from stn_helpers.paper import ERRORS
+from stn_helpers.studies import MNIST_SETS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,6 +42,42 @@ def places(root: Path, name: str) -> str:
     tests = list(dict.fromkeys(row["arm"].split(", ", 1)[0] for row in results["summary"]))
     lines = [f"| | parameters | MFLOP | step, times | {' | '.join(tests)} |", "|---|---:|---:|---:|" + "---:|" * len(tests)]
     lines += [f"| {place} | {cells['']} | {' | '.join(cells.get(test, '') for test in tests)} |" for place, cells in found.items()]
+    return "\n".join(lines)
+
+
+def beside_the_paper(root: Path) -> str:
+    """A row for every network of the paper's Table 1, a column for every set: our error, its spread, and the paper's."""
+    summary = json.loads((root / "assets/results/mnist.json").read_text())["summary"]
+    rows = {row["arm"]: row for row in summary}
+    found = [letters for letters in MNIST_SETS if any(arm.startswith(f"{letters}, ") for arm in rows)]
+    lines = [f"| test error, % (the paper's) | {' | '.join(found)} |", "|---|" + "---:|" * len(found)]
+    for model, errors in ERRORS.items():
+        cells = []
+        for letters, theirs in zip(MNIST_SETS, errors, strict=True):
+            if letters not in found:
+                continue
+            row = rows.get(f"{letters}, {model}")
+            spread = "" if row is None or row["sd"] is None else f" ± {row['sd']:.1f}"
+            spread += {1: ", one seed", 2: ", two seeds"}.get(row["seeds"], "") if row else ""
+            cells.append(f"{100 - row['mean']:.1f}{spread} ({theirs})" if row else "")
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def found(root: Path) -> str:
+    """How many of each digit were found without a label, percent, with the spread of the mean over the seeds."""
+    runs = json.loads((root / "assets/results/colocalise.json").read_text())["runs"]
+    lines = [f"| found, % | {' | '.join(map(str, range(10)))} | all |", "|---|" + "---:|" * 11]
+    for words, row, name in (
+        ("alone", "found", "scattered 84"),
+        ("in clutter", "found", "cluttered 84"),
+        ("by chance", "chance", "cluttered 84"),
+    ):
+        digits = [[run[row][name][digit] for run in runs] for digit in range(10)]
+        means = [statistics.mean(seeds) for seeds in zip(*digits, strict=True)]
+        spread = f" ± {statistics.stdev(means):.0f}" if len(means) > 1 else ""
+        cells = [f"{statistics.mean(seeds):.0f}" for seeds in digits]
+        lines.append(f"| {words} | {' | '.join(cells)} | {statistics.mean(means):.0f}{spread} |")
     return "\n".join(lines)
 
 
@@ -116,6 +156,11 @@ TABLES = {
     "cifar10_seed": lambda root: study(root, "cifar10_seed"),
     "straighten": lambda root: study(root, "straighten"),
     "cifar10": lambda root: places(root, "cifar10"),
+    "mnist": beside_the_paper,
+    "deep": lambda root: study(root, "deep"),
+    "glimpse": lambda root: study(root, "glimpse"),
+    "addition": lambda root: study(root, "addition"),
+    "colocalise": found,
     "speed": speed,
     "sliders": sliders,
     "warps": lambda root: warps(root, "warps"),
