@@ -48,7 +48,7 @@ class Study:
     name: str
     data: str
     arms: dict[str, Arm]
-    prepare: Callable[[Images], Images] | None = None
+    prepare: Callable[..., Images] | None = None
     ship: dict[str, str] = field(default_factory=dict)
     measure: Callable[..., dict] | None = None
 
