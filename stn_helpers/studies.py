@@ -41,16 +41,16 @@ class Arm:
 class Study:
     """Arms that differ in one thing each, on the same data and seeds.
 
-    prepare: makes of a data set what the study trains and tests on. ship: {arm: file} of weights that are published.
-    measure(model, train, test, distortion, seed): more for a row, a dict.
+    ship: {arm: file} of weights that are published. measure(model, train, test, distortion, seed): more for a row, a dict.
+    prepare: makes of a data set what the study trains and tests on.
     """
 
     name: str
     data: str
     arms: dict[str, Arm]
-    prepare: Callable[..., Images] | None = None
     ship: dict[str, str] = field(default_factory=dict)
     measure: Callable[..., dict] | None = None
+    prepare: Callable[..., Images] | None = None
 
     def choose(self, arms: list[str] | None = None, sets: list[str] | None = None) -> list[str]:
         """The arms of these names and tests, in the study's order. None: all of them.
