@@ -55,7 +55,7 @@ def study(args: argparse.Namespace) -> None:
     command = "python -m stn_helpers " + shlex.join(sys.argv[1:])
     options = {"device": args.device, "precision": args.precision, "sets": sets, "command": command}
     with workers(args.workers) as executor:
-        results = run_study(args.name, args.seeds, arms, args.epochs, executor=executor, **options)
+        results = run_study(args.name, args.seeds, arms, args.epochs, executor=executor, stacked=args.stacked, **options)
     for row in results["summary"]:
         spread = "" if row["sd"] is None else f" +- {row['sd']:.2f}"
         gain, line = (
@@ -113,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
     three.add_argument("--arms", help="some arms only, separated by semicolons")
     three.add_argument("--sets", help="only the arms tested under these distortions, separated by semicolons")
     three.add_argument("--workers", type=positive, default=1, help="how many processes share the work")
+    three.add_argument("--stacked", action="store_true", help="train the seeds of an arm at once, as one network; for a GPU")
     three.add_argument("--epochs", type=positive, help="shorter runs, for a try")
 
     for command in (one, two, three):

@@ -6,7 +6,7 @@ import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import cache
@@ -22,6 +22,7 @@ from .checkpoint import save_weights, write_whole
 from .classifiers import build
 from .data import Images, as_float, data_root, load
 from .distortions import distorted
+from .stacked import fit_stacked, stackable
 from .studies import ASSETS, STUDIES, Study, confusion, pose_spread, summarise
 from .training import RECIPES, Recipe, evaluate, fit, pick_device, pick_precision
 from .transformer import SpatialTransformer
@@ -64,13 +65,15 @@ def run_study(
     progress: bool = True,
     sets: list[str] | None = None,
     executor: Executor | None = None,
+    stacked: bool = False,
 ) -> dict:
     """Run what is missing of a study and return its results, which are also in `assets`/results/NAME.json.
 
     arms, sets: some only, see `Study.choose`. epochs: shorter runs, for a try, which go to a file of their own and publish
     nothing. executor: any of concurrent.futures, say Dask's `client.get_executor()`; its workers must find data, code and,
     to go on where a killed one was, `runs`. None runs here, one after the other. A run that was killed goes on from its
-    checkpoint in `runs`. Two processes may work on one study at once.
+    checkpoint in `runs`. Two processes may work on one study at once. stacked: the seeds of an arm are trained at once, where
+    its network is `stackable`; for a GPU, which small networks leave waiting.
     Raises ValueError for an unknown study, arm or set, and for a random theta without the arm whose spread it takes.
     Taught in notebook 06.
     """
@@ -91,34 +94,46 @@ def run_study(
             jobs.append(Job(study, arm, seed, recipe, str(where), kind, folder, command, ships))
     jobs = [job for job in jobs if not _find(_read(path, study), *job.key)]
     _check_spreads(jobs, _read(path, study))
+    groups = _groups(jobs, stacked)
     with Watch(jobs, progress) as watch:
         if executor is None:
-            for job in jobs:
-                if _find(_read(path, study), *job.key):
-                    continue  # another process has done it meanwhile
-                _keep(path, job, assets, run_job(_with_spread(job, _read(path, study)), watch))
+            for group in groups:
+                results = _read(path, study)
+                # Another process may have done some of it meanwhile.
+                if left := [_with_spread(job, results) for job in group if not _find(results, *job.key)]:
+                    _keep(path, left, assets, run_jobs(left, watch))
         else:
-            _hand_out(executor, jobs, path, assets, watch)
+            _hand_out(executor, groups, path, assets, watch)
     return _read(path, study)
 
 
-def _hand_out(executor: Executor, jobs: list[Job], path: Path, assets: Path, watch: "Watch") -> None:
-    """Give every job to the executor as soon as what it needs is there, and keep what comes back. Only this process writes."""
-    waiting, running, errors = list(jobs), {}, []
+def _groups(jobs: list[Job], stacked: bool) -> list[list[Job]]:
+    """What is trained at once: every job alone; or stacked, the seeds of an arm together."""
+    arms = {job.arm: job for job in jobs} if stacked else {}
+    together = {arm for arm, job in arms.items() if not job.study.arms[arm].spread_of and stackable(_build(job))}
+    groups: dict[tuple, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault((job.arm, None if job.arm in together else job.seed), []).append(job)
+    return list(groups.values())
+
+
+def _hand_out(executor: Executor, groups: list[list[Job]], path: Path, assets: Path, watch: "Watch") -> None:
+    """Give every group to the executor as soon as what it needs is there, and keep what comes back. Only this process writes."""
+    waiting, running, errors = list(groups), {}, []
     try:
         while waiting or running:
-            results = _read(path, jobs[0].study)
-            for job in [job for job in waiting if job.study.arms[job.arm].spread_of == "" or _spread(job, results)]:
-                waiting.remove(job)
-                running[executor.submit(run_job, _with_spread(job, results))] = job
+            results = _read(path, groups[0][0].study)
+            for group in [group for group in waiting if all(_ready(job, results) for job in group)]:
+                waiting.remove(group)
+                running[executor.submit(run_jobs, [_with_spread(job, results) for job in group])] = group
             if not running:
                 break  # what the rest waits for has failed
             done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
             for future in done:
-                job: Job = running.pop(future)
+                group: list[Job] = running.pop(future)
                 error = _outcome(future)
                 if error is None:
-                    _keep(path, job, assets, future.result())
+                    _keep(path, group, assets, future.result())
                 else:
                     errors.append(error)
             watch.look()
@@ -155,6 +170,11 @@ def _spread(job: Job, results: dict) -> dict | None:
     return next((row["spread"] for row in found if (Recipe(**row["recipe"]), row["precision"]) == job.key[2:]), None)
 
 
+def _ready(job: Job, results: dict) -> bool:
+    """Whether what a job needs is there."""
+    return job.study.arms[job.arm].spread_of == "" or _spread(job, results) is not None
+
+
 def _with_spread(job: Job, results: dict) -> Job:
     return replace(job, spread=_spread(job, results)) if job.study.arms[job.arm].spread_of else job
 
@@ -164,20 +184,22 @@ def _read(path: Path, study: Study) -> dict:
     return json.loads(path.read_text()) if path.exists() else {"study": study.name, "summary": [], "weights": {}, "runs": []}
 
 
-def _keep(path: Path, job: Job, assets: Path, outcome: tuple[dict, torch.nn.Module | None]) -> None:
-    """Put one run into the results file, and publish its weights. Another process may have done the same run meanwhile."""
-    row, model = outcome
+def _keep(path: Path, jobs: list[Job], assets: Path, outcomes: list[tuple[dict, torch.nn.Module | None]]) -> None:
+    """Put runs into the results file, and publish their weights. Another process may have done the same runs meanwhile."""
+    study = jobs[0].study
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        results = _read(path, job.study)
-        if _find(results, *job.key):
-            return
+        results = _read(path, study)
+        for job, (row, model) in zip(jobs, outcomes, strict=True):
+            if _find(results, *job.key):
+                continue
+            results["runs"].append(row)
+            if model is not None:
+                results["weights"].update(_ship(job, model, row, assets))
         # In the order of the study, whoever was first, so that the same study gives the same file.
-        order = list(job.study.arms)
-        results["runs"] = sorted([*results["runs"], row], key=lambda run: (order.index(run["arm"]), run["seed"]))
-        if model is not None:
-            results["weights"].update(_ship(job, model, row, assets))
-        results["summary"] = summarise(results["runs"], job.study.arms)
+        order = list(study.arms)
+        results["runs"].sort(key=lambda run: (order.index(run["arm"]), run["seed"]))
+        results["summary"] = summarise(results["runs"], study.arms)
         write_whole(path, (json.dumps(results, indent=1) + "\n").encode())
 
 
@@ -197,41 +219,68 @@ def _loaded(name: str, prepare: Callable[[Images], Images] | None, device: str, 
     return (prepare(train), prepare(test)) if prepare else (train, test)
 
 
-def run_job(job: Job, watch: "Watch | None" = None) -> tuple[dict, torch.nn.Module | None]:
-    """One run, from nothing or from its checkpoint: (its row in the results, the trained model if it is to be published)."""
-    origin = {**provenance(torch.device(job.device)), "command": job.command}  # now: a commit made while it runs is not what runs
-    job.folder.mkdir(parents=True, exist_ok=True)
-    with ONE_AT_A_TIME, FileLock(job.folder / "run.lock"):  # the same run elsewhere: wait for it, then find it finished
-        row, model = _train(job, watch)
-    return {**row, **origin}, model if job.ships else None
+def run_jobs(jobs: list[Job], watch: "Watch | None" = None) -> list[tuple[dict, torch.nn.Module | None]]:
+    """One run, or several that are stacked, from nothing or from their checkpoints.
+
+    Returns (its row in the results, the trained model if it is to be published) for each.
+    """
+    # Now: a commit made while it runs is not what runs.
+    origin = {**provenance(torch.device(jobs[0].device)), "command": jobs[0].command}
+    with ExitStack() as locks:
+        locks.enter_context(ONE_AT_A_TIME)
+        for job in jobs:  # the same run elsewhere: wait for it, then find it finished
+            job.folder.mkdir(parents=True, exist_ok=True)
+            locks.enter_context(FileLock(job.folder / "run.lock"))
+        models, histories = _train(jobs, watch)
+        rows = [_row(job, model, history) for job, model, history in zip(jobs, models, histories, strict=True)]
+    return [({**row, **origin}, model if job.ships else None) for job, row, model in zip(jobs, rows, models, strict=True)]
 
 
-def _train(job: Job, watch: "Watch | None") -> tuple[dict, torch.nn.Module]:
+def _build(job: Job) -> torch.nn.Module:
+    """The untrained network of a job."""
     arm, recipe = job.study.arms[job.arm], job.recipe
-    train, test = _data(job.study, job.device)
     spread = {"spread": job.spread} if arm.spread_of else {}
-    model = build(arm.model, job.seed, conv_dropout=recipe.conv_dropout, dropout=recipe.dropout, **spread)
-    bent, _ = distorted(test, arm.test)
+    return build(arm.model, job.seed, conv_dropout=recipe.conv_dropout, dropout=recipe.dropout, **spread)
 
-    def after_epoch(history: list[dict]) -> None:
-        write_whole(job.folder / "epochs", str(len(history)).encode())
+
+def _train(jobs: list[Job], watch: "Watch | None") -> tuple[list[torch.nn.Module], list[list[dict]]]:
+    """The trained networks and their histories."""
+    first, arm = jobs[0], jobs[0].study.arms[jobs[0].arm]
+    train, test = _data(first.study, first.device)
+    folders = {job.seed: job.folder for job in jobs}
+    models, seeds = [_build(job) for job in jobs], list(folders)
+
+    def after_epoch(seed: int, history: list[dict]) -> None:
+        write_whole(folders[seed] / "epochs", str(len(history)).encode())
         if watch:
-            watch.look(f"{job.arm}, seed {job.seed}: epoch {len(history)}, {history[-1]['test_accuracy']:.2f} %")
+            watch.look(f"{first.arm}, seed {seed}: epoch {len(history)}, {history[-1]['test_accuracy']:.2f} %")
 
-    precision = {"bfloat16": "bf16"}.get(job.precision, job.precision)
+    precision = {"bfloat16": "bf16"}.get(first.precision, first.precision)
+    settings = train, distorted(test, arm.test)[0], first.recipe
+    if len(jobs) > 1:
+        histories = fit_stacked(
+            models, *settings, seeds, first.device, precision, list(folders.values()), name=arm.model, after_epoch=after_epoch
+        )
+        return models, histories
     history = fit(
-        model,
-        train,
-        bent,
-        recipe,
-        job.seed,
-        job.device,
+        models[0],
+        *settings,
+        seeds[0],
+        first.device,
         precision,
-        job.folder,
+        first.folder,
         progress=False,
         name=arm.model,
-        after_epoch=after_epoch,
+        after_epoch=lambda history: after_epoch(seeds[0], history),
     )
+    return models, [history]
+
+
+def _row(job: Job, model: torch.nn.Module, history: list[dict]) -> dict:
+    """What the results say of one run."""
+    arm, recipe = job.study.arms[job.arm], job.recipe
+    train, test = _data(job.study, job.device)
+    bent, _ = distorted(test, arm.test)
     row = {
         "arm": job.arm,
         "seed": job.seed,
@@ -254,7 +303,7 @@ def _train(job: Job, watch: "Watch | None") -> tuple[dict, torch.nn.Module]:
         row["tests"].update({name: evaluate(model, distorted(test, name)[0])["accuracy"] for name in others})
     if job.study.measure:
         row.update(job.study.measure(model, train, test, arm.test, job.seed))
-    return row, model
+    return row
 
 
 def mflop(model: torch.nn.Module, data: Images) -> float:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -249,16 +249,37 @@ class Trainer:
                 torch.cuda.set_rng_state(state["cuda"], self.device)
             yield
 
+    def autocast(self) -> torch.autocast:
+        """The precision in which the network runs while it trains."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """What is minimised."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """One step of gradient descent: (loss, logits), still on the device."""
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with self.autocast():
             logits = self.model(images)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+            loss = self.loss(logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         self.schedule.step()
         return loss, logits
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass over the training images, shuffled, augmented and distorted anew."""
+        recipe = self.recipe
+        return batches(self.train, recipe.batch_size, self.generator, recipe.flips, recipe.crop_pixels, self.distort)
+
+    def check(self, sums: Epoch) -> None:
+        """Raise FloatingPointError where the epoch that has just run left a loss or a weight that is not finite."""
+        number = len(self.history) + 1
+        sums.check(number)
+        # The last step's update comes after its loss: it may have broken the weights unseen.
+        if not all(tensor.isfinite().all() for tensor in self.model.state_dict().values()):
+            raise FloatingPointError(f"a weight is not finite after epoch {number}; the last good checkpoint is kept")
 
     def run_epoch(self, look: Callable[[Epoch], None] = lambda epoch: None) -> Epoch:
         """One pass over the training images. `look` is called about once a second, to show how it goes."""
@@ -266,11 +287,9 @@ class Trainer:
         sums = Epoch.start(self.steps, self.device)
         shown = time.monotonic()
         self.model.train()
-        recipe = self.recipe
-        stream = batches(self.train, recipe.batch_size, self.generator, recipe.flips, recipe.crop_pixels, self.distort)
         with self.own_randomness(self.random):
             try:
-                for images, labels in stream:
+                for images, labels in self.batches():
                     sums.add(*self.step(images, labels), labels)
                     if time.monotonic() - shown > 1:
                         look(sums)
@@ -279,11 +298,13 @@ class Trainer:
                 sums.check(number)  # a loss that diverged before explains it
                 raise FloatingPointError(f"step {sums.step + 1} of epoch {number}: {error}") from error
             self.random = self.global_random()
-        sums.check(number)
-        # The last step's update comes after its loss: it may have broken the weights unseen.
-        if not all(tensor.isfinite().all() for tensor in self.model.state_dict().values()):
-            raise FloatingPointError(f"a weight is not finite after epoch {number}; the last good checkpoint is kept")
+        self.check(sums)
         return sums
+
+    def about(self, name: str, seed: int) -> dict:
+        """What a checkpoint says of the run that it belongs to."""
+        data = {"data": self.train.name, "images": len(self.train), "dtype": str(self.dtype)}
+        return {"name": name, "seed": seed, **data}
 
     def state(self) -> dict:
         """Everything that a later process needs to go on."""
@@ -338,14 +359,14 @@ def fit(
     device = pick_device(device) if isinstance(device, str) else device
     dtype = pick_precision(precision, device)
     trainer, test = Trainer(model.to(device), train.to(device), recipe, seed, dtype), test.to(device)
-    run = {"name": name, "seed": seed, "data": train.name, "images": len(train), "dtype": str(dtype)}
+    run = trainer.about(name, seed)
     path = Path(out) / "checkpoint.stn" if out else None
     last = recipe.epochs if stop_after is None else min(stop_after, recipe.epochs)
     # Two processes in one folder would write over each other's epochs: the second waits, and finds the run finished.
     waiting = f"Another process trains in {out}; waiting for it." if progress else ""
     with alone(path.with_suffix(".lock"), waiting) if path else nullcontext():
         if path:
-            _begin(trainer, path, run)
+            begin(trainer, path, run)
         with _bar(trainer, last, progress) as bar:
             while len(trainer.history) < last:
                 row = _one_epoch(trainer, test, bar)
@@ -358,7 +379,7 @@ def fit(
     return trainer.history
 
 
-def _begin(trainer: Trainer, path: Path, run: dict) -> None:
+def begin(trainer: Trainer, path: Path, run: dict) -> None:
     """Go on from the checkpoint, or write the first one."""
     clear_orphans(path)
     if path.exists():
@@ -385,13 +406,18 @@ def _one_epoch(trainer: Trainer, test: Images, bar) -> dict:
         bar.update(done + sums.step - bar.n)
 
     sums = trainer.run_epoch(look)
+    row = row_of(trainer, sums, test, time.monotonic() - began)
+    bar.update(done + sums.step - bar.n)
+    return row
+
+
+def row_of(trainer: Trainer, sums: Epoch, test: Images, seconds: float) -> dict:
+    """The row of the history for the epoch that has just run, which took so many seconds: what its sums say, and the test."""
     trained = sums.summary()
-    seconds = time.monotonic() - began
     tested = evaluate(trainer.model, test)
     if not math.isfinite(tested["loss"]):
         number = len(trainer.history) + 1
         raise FloatingPointError(f"the test loss is not finite after epoch {number}; the last good checkpoint is kept")
-    bar.update(done + sums.step - bar.n)
     return {
         "epoch": len(trainer.history) + 1,
         "train_loss": trained["loss"],

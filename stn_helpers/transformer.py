@@ -32,6 +32,7 @@ class SpatialTransformer(nn.Module):
         self.localization = localization
         self.family = named_family(family)
         self.size, self.align_corners, self.padding_mode = size, align_corners, padding_mode
+        self.check = True  # look for a theta that is not finite; `stacked` cannot, for its passes must not depend on numbers
         self.to_theta = nn.Linear(features or last_width(localization), self.family.count)
         nn.init.zeros_(self.to_theta.weight)
         with torch.no_grad():
@@ -48,7 +49,7 @@ class SpatialTransformer(nn.Module):
         """Where each target pixel looks, (N, h, w, 2)."""
         height, width = images.shape[-2:]
         # The check makes a GPU wait, so while training there the loop watches loss and weights instead.
-        check = not (self.training and params.is_cuda)
+        check = self.check and not (self.training and params.is_cuda)
         size = (height, width) if self.size is None else self.size
         return family_grid(self.family, params, size, self.align_corners, aspect=width / height, check=check)
 

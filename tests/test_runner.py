@@ -347,7 +347,7 @@ def test_an_executor_gets_only_what_is_missing(tiny, tmp_path):
 
     class Counting(ThreadPoolExecutor):
         def submit(self, job, *words, **options):
-            asked.append(words[0].key[:2])
+            asked.extend(job.key[:2] for job in words[0])
             return super().submit(job, *words, **options)
 
     tiny(tmp_path, arms=["with ST"], seeds=1)
@@ -434,7 +434,9 @@ def test_a_real_dask_cluster_loses_a_worker_half_way_and_the_study_loses_nothing
 
         def kill():
             wait_for(lambda: epochs_done(folder, "digit") >= 2)
-            (worker,) = [where for where, tasks in client.processing().items() if any("run_job" in str(task) for task in tasks)][:1]
+            (worker,) = [where for where, tasks in client.processing().items() if any("run_jobs" in str(task) for task in tasks)][
+                :1
+            ]
             os.kill(pids[worker], getattr(signal, "SIGKILL", signal.SIGTERM))
             killed.append((pids[worker], first_epoch(folder, "digit")["seconds"]))
 
@@ -556,7 +558,7 @@ def test_an_arm_can_be_tested_under_more_than_it_was_trained_for(tmp_path, monke
 def test_the_bar_counts_by_arithmetic_over_the_whole_study_and_remembers_what_was_done(tmp_path, monkeypatch, capsys):
     study(tmp_path, seeds=1, arms=["without ST"])
     jobs = []
-    monkeypatch.setattr(runner, "run_job", lambda job, watch: jobs.append((job, watch)) or ({}, None))
+    monkeypatch.setattr(runner, "run_jobs", lambda group, watch: jobs.extend((job, watch) for job in group))
     monkeypatch.setattr(runner, "_keep", lambda *_: None)
     run_study("small", 1, assets=tmp_path / "assets", runs=tmp_path / "other", device="cpu")
     job, watch = jobs[0]
