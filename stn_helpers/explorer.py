@@ -147,8 +147,8 @@ def encoded(pictures: dict[str, Tensor]) -> list[dict[str, str]]:
     return [{"name": name, "address": address(picture_bytes(name, picture))} for name, picture in pictures.items()]
 
 
-def picture_bytes(name: str, picture: Tensor) -> Tensor:
-    """A picture as uint8 (H, W, 3), at most SIDE pixels on its longer side; ValueError for what is not one."""
+def check_picture(name: str, picture) -> Tensor:
+    """A picture as float32 (C, H, W) in [0, 1]; ValueError for what is not one."""
     if not isinstance(picture, Tensor) or picture.ndim != 3 or picture.shape[0] not in (1, 3) or 0 in picture.shape:
         came = f"has shape {tuple(picture.shape)}" if isinstance(picture, Tensor) else f"is a {type(picture).__name__}"
         raise ValueError(f"picture {name!r} {came}; expected a tensor (C, H, W) with 1 or 3 channels")
@@ -156,6 +156,12 @@ def picture_bytes(name: str, picture: Tensor) -> Tensor:
     picture = picture.float() / 255 if picture.dtype == torch.uint8 else picture.float()
     if not picture.isfinite().all() or picture.min() < 0 or picture.max() > 1:
         raise ValueError(f"picture {name!r} holds values that are not in [0, 1]; expected floats in [0, 1] or uint8")
+    return picture
+
+
+def picture_bytes(name: str, picture: Tensor) -> Tensor:
+    """A picture as uint8 (H, W, 3), at most SIDE pixels on its longer side; ValueError for what is not one."""
+    picture = check_picture(name, picture)
     most = max(picture.shape[1:])
     if most > SIDE:
         size = [max(1, round(SIDE * side / most)) for side in picture.shape[1:]]

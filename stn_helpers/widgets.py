@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from .data import available, load, test_card
-from .explorer import explorer_html
+from .explorer import MATRIX_PRESETS, check_picture, explorer_html, moved, spline_presets
 from .grid import family_grid, sampling_grid
 from .plots import BLUE, RED, YELLOW
 from .sampler import PADDINGS, sample
@@ -49,18 +49,6 @@ def one_thread():
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def check_picture(name: str, picture) -> Tensor:
-    """A picture as float32 (C, H, W) in [0, 1]; ValueError for what is not one."""
-    if not isinstance(picture, Tensor) or picture.ndim != 3 or picture.shape[0] not in (1, 3) or 0 in picture.shape:
-        came = f"has shape {tuple(picture.shape)}" if isinstance(picture, Tensor) else f"is a {type(picture).__name__}"
-        raise ValueError(f"picture {name!r} {came}; expected a tensor (C, H, W) with 1 or 3 channels")
-    picture = picture.detach().cpu()
-    picture = picture.float() / 255 if picture.dtype == torch.uint8 else picture.float()
-    if not picture.isfinite().all() or picture.min() < 0 or picture.max() > 1:
-        raise ValueError(f"picture {name!r} holds values that are not in [0, 1]; expected floats in [0, 1] or uint8")
-    return picture
 
 
 def from_data(name: str) -> Tensor:
@@ -221,16 +209,7 @@ class Explorer(ipywidgets.VBox):
         return explorer_html(kind, pictures, presets=self.presets, start=start, sentence=repr(self), **options)
 
     def _check(self, values: dict[str, float], who: str) -> None:
-        for name, value in values.items():
-            if name not in self.sliders:
-                raise ValueError(f"{who} names the slider {name!r}; expected one of {', '.join(self.sliders)}")
-            low, high = self.sliders[name].min, self.sliders[name].max
-            try:
-                inside = low <= float(value) <= high  # false for NaN too
-            except (TypeError, ValueError):
-                inside = False
-            if not inside:
-                raise ValueError(f"{who} puts {name} at {value!r}; expected {low} to {high}")
+        moved(values, {name: (slider.min, slider.max) for name, slider in self.sliders.items()}, who)
 
     def _build(self) -> None:
         """All widgets, each with a fixed size, so that nothing on the page moves while a slider does."""
@@ -368,16 +347,7 @@ class MatrixExplorer(Explorer):
     pictures, presets and errors: see `Explorer`. Taught in notebook 01.
     """
 
-    presets = {
-        "zoom in": {"scale_x": 0.5, "scale_y": 0.5},
-        "zoom out": {"scale_x": 1.5, "scale_y": 1.5},
-        "quarter turn": {"angle": 90.0},
-        "shear": {"shear": 0.5},
-        "mirror": {"scale_x": -1.0},
-        "look right": {"shift_x": 0.5},
-        "perspective": {"perspective_y": 0.4},
-        "flat": {"scale_y": 0.0},
-    }
+    presets = MATRIX_PRESETS
 
     def __init__(self, pictures=None, presets=None):
         sliders = {
@@ -461,26 +431,7 @@ class SplineExplorer(Explorer):
             for axis in "xy"
         }
         self.point = number_slider("control point", k * k // 2 + 1, 1, k * k, 1)
-        super().__init__(sliders, pictures, self._shapes() if presets is None else presets)
-
-    def _shapes(self) -> dict[str, dict[str, float]]:
-        """Presets for any k: each a rule that moves all control points."""
-        knots = control_points(self.k)
-        x, y = knots.unbind(1)
-        near = 1 - knots.square().sum(1) / 2
-        turn = knots @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
-        moves = {
-            "bulge": -0.4 * knots * near[:, None].clamp(min=0) - 0.15 * knots,
-            "arch": torch.stack([torch.zeros_like(x), 0.2 * torch.cos(math.pi * x)], dim=1),
-            "twist": 0.5 * turn * (1 - 0.5 * knots.square().sum(1, keepdim=True)),
-            "one corner": torch.where((knots == -1).all(1, keepdim=True), 1 / (self.k - 1), 0.0) * torch.ones(2),
-            "shear only": torch.stack([0.4 * y, torch.zeros_like(y)], dim=1),
-            "two in one place": torch.cat([knots[:2].mean(0) - knots[:2], torch.zeros_like(knots[2:])]),
-        }
-        return {
-            name: {f"{axis}{i + 1}": float(to[i, j].clamp(-1, 1)) for i in range(len(knots)) for j, axis in enumerate("xy")}
-            for name, to in moves.items()
-        }
+        super().__init__(sliders, pictures, spline_presets(k) if presets is None else presets)
 
     def _build(self) -> None:
         """As in `Explorer`, but only the sliders of the chosen point are on the page."""
