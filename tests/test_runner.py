@@ -525,7 +525,8 @@ def test_a_random_theta_takes_the_spread_of_the_learned_one_before_it(random_stu
     with ThreadPoolExecutor(2) as pool:
         light, random = random_study(tmp_path, executor=pool if executor else None)["runs"]
     assert spreads == [("small-light", None), ("small-random", light["spread"])]
-    assert random["theta"]["angle"][1] == 0 and random["spread"]["mean"] == pytest.approx(light["spread"]["mean"], abs=1e-6)
+    # One theta for every picture: what is left is the rounding of a mean, degrees.
+    assert random["theta"]["angle"][1] < 1e-6 and random["spread"]["mean"] == pytest.approx(light["spread"]["mean"], abs=1e-6)
 
 
 def test_a_random_theta_alone_is_refused_until_the_learned_one_is_there(random_study, tmp_path):
