@@ -434,9 +434,8 @@ def test_a_real_dask_cluster_loses_a_worker_half_way_and_the_study_loses_nothing
 
         def kill():
             wait_for(lambda: epochs_done(folder, "digit") >= 2)
-            (worker,) = [where for where, tasks in client.processing().items() if any("run_jobs" in str(task) for task in tasks)][
-                :1
-            ]
+            busy = client.processing().items()
+            worker = next(where for where, tasks in busy if any("run_jobs" in str(task) for task in tasks))
             os.kill(pids[worker], getattr(signal, "SIGKILL", signal.SIGTERM))
             killed.append((pids[worker], first_epoch(folder, "digit")["seconds"]))
 
