@@ -106,6 +106,6 @@ def outline(family: Family, params: Tensor, per_side: int = 16, aspect: float = 
     along = torch.linspace(-1, 1, per_side + 1)[:-1]
     edge = torch.ones_like(along)
     sides = [(along, -edge), (edge, along), (-along, edge), (-edge, -along)]
-    points = torch.cat([torch.stack(side, dim=-1) for side in sides])
-    closed = torch.cat([points, points[:1]]).to(params.device)
-    return family.source(params, closed, aspect)
+    points = torch.cat([torch.stack(side, dim=-1) for side in sides]).to(params.device)
+    line = family.source(params, points, aspect)
+    return torch.cat([line, line[:, :1]], dim=1)  # not mapped twice: a product may round its last row differently
