@@ -249,12 +249,15 @@ def histograms(columns: dict[str, Tensor], marks: dict[str, float], note: str = 
 
 def draw_gains(ax: Axes, gains: dict[str, dict], title: str = "", most: float | None = None) -> None:
     """Paired differences in points, a row each: {name: {"mean", "low", "high"}}, low and high None for a single seed.
+    A row without a difference, {}, stays empty, so that the panels of several sets keep their rows in line.
 
     A dot is the mean, a bar its 95 % interval. Blue helps, red hurts, gray is an interval that holds zero or is not known.
     most: points to either side that are drawn; of what goes on beyond, the numbers are written.
     """
     ax.axvline(0, color=BLACK, linewidth=0.8)
     for row, gain in enumerate(gains.values()):
+        if not gain:
+            continue
         known = gain["low"] is not None
         color = BLUE if known and gain["low"] > 0 else RED if known and gain["high"] < 0 else GRAY
         low, high = (gain["low"], gain["high"]) if known else (gain["mean"], gain["mean"])

@@ -197,6 +197,14 @@ def test_of_a_gain_that_goes_beyond_the_axis_the_numbers_are_written():
     assert [(text.get_text(), text.get_position()[1]) for text in axes[0, 0].texts] == [("-17.6  (-90.3 to +55.0)", 0)]
 
 
+def test_a_row_without_a_gain_keeps_its_place():
+    fig, axes = plots.figure()
+    plots.draw_gains(axes[0, 0], {"not run": {}, "run": {"mean": 2.0, "low": 1.0, "high": 3.0}})
+    ax = axes[0, 0]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["not run", "run"]
+    assert [list(line.get_ydata()) for line in ax.lines[1:]] == [[1, 1], [1]]
+
+
 def test_two_channels_are_two_inks_on_paper():
     pair = torch.zeros(2, 2, 2)
     pair[0, 0], pair[1, :, 0] = 1, 1  # orange above, blue on the left

@@ -37,7 +37,7 @@ from stn_helpers.plots import (
     two_inks,
 )
 from stn_helpers.sampler import sample
-from stn_helpers.studies import ASSETS, MNIST_SETS, SETS
+from stn_helpers.studies import ASSETS, MNIST_SETS, PLACES, SETS, SLOW
 from stn_helpers.theta import affine, control_points, family, invert, map_points, projective
 from stn_helpers.training import fit
 
@@ -196,19 +196,14 @@ def failures() -> bytes:
 
 def does_it_help() -> bytes:
     """What every place for a transformer gains on CIFAR-10 over the same network without one, with its interval."""
-    results = json.loads((ASSETS / "results" / "cifar10.json").read_text())
-    gains: dict[str, dict] = {name: {} for name in SETS}
-    for row in results["summary"]:
-        test, place = row["arm"].split(", ", 1)
-        if "gain" in row:
-            gains[test][place] = row["gain"]
-    gains = {test: rows for test, rows in gains.items() if rows}
-    fig, axes = figure(len(gains), 1, 6.4, 1.0, sharex=True, height_ratios=[0.8 + len(rows) for rows in gains.values()])
-    fig.set_figheight(0.9 + 0.26 * sum(1.8 + len(rows) for rows in gains.values()))
-    for ax, (test, rows) in zip(axes[:, 0], gains.items(), strict=True):
-        draw_gains(ax, rows, test, most=9)
-        ax.set_title(test, loc="left", fontweight="bold")
-        ax.set(title="", xlabel="points gained over the network without one" if ax is axes[-1, 0] else "")
+    summary = {row["arm"]: row for row in json.loads((ASSETS / "results" / "cifar10.json").read_text())["summary"]}
+    worlds = [name for name in SETS if f"{name}, {SLOW}" in summary]
+    places = [place for place in PLACES if any("gain" in summary.get(f"{name}, {place}", {}) for name in worlds)]
+    fig, axes = figure(1, len(worlds), 1.9, 0.7 + 0.26 * len(places), sharey=True)
+    for ax, name in zip(axes[0], worlds, strict=True):
+        draw_gains(ax, {place: summary.get(f"{name}, {place}", {}).get("gain", {}) for place in places}, name, most=9)
+        ax.set_xlabel("")
+    fig.supxlabel("points gained over the same network without a transformer", fontsize=10)
     return png(fig)
 
 
