@@ -219,7 +219,10 @@ STUDIES = {
         name="cifar10",
         data="cifar10",
         arms=cifar10_arms("small", "study"),
-        ship={f"{name}, light ST": f"cifar10_{name.replace(' ', '_')}" for name in SETS},
+        ship={
+            **{f"{name}, light ST": f"cifar10_{name.replace(' ', '_')}" for name in SETS},
+            **{f"{name}, {SLOW}": f"cifar10_{name}_slow" for name in ("perspective", "rts")},  # notebook 06b looks through both
+        },
         measure=attended,
     ),
     "cifar10-strong": Study(name="cifar10_strong", data="cifar10", arms=cifar10_arms("strong", "strong"), measure=attended),
