@@ -64,6 +64,8 @@ def study(args: argparse.Namespace) -> None:
         )
         if gain and gain["seeds"] > 1:
             line += f", gain {gain['mean']:+.2f} ({gain['low']:+.2f} to {gain['high']:+.2f})"
+        if count := row.get("diverged"):
+            line += f", {count} diverged"
         print(line)
 
 

@@ -18,7 +18,7 @@ from filelock import FileLock
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from .checkpoint import save_weights, write_whole
+from .checkpoint import fill, load_checkpoint, save_weights, write_whole
 from .classifiers import build
 from .data import Images, as_float, data_root, load
 from .distortions import distorted
@@ -74,6 +74,8 @@ def run_study(
     to go on where a killed one was, `runs`. None runs here, one after the other. A run that was killed goes on from its
     checkpoint in `runs`. Two processes may work on one study at once. stacked: the seeds of an arm are trained at once, where
     its network is `stackable`; for a GPU, which small networks leave waiting.
+    A run whose loss or weights stop being finite is a result too: it counts as its last good epoch left it, and its row says
+    so, "diverged".
     Raises ValueError for an unknown study, arm or set, and for a random theta without the arm whose spread it takes.
     Taught in notebook 06.
     """
@@ -231,8 +233,13 @@ def run_jobs(jobs: list[Job], watch: "Watch | None" = None) -> list[tuple[dict, 
         for job in jobs:  # the same run elsewhere: wait for it, then find it finished
             job.folder.mkdir(parents=True, exist_ok=True)
             locks.enter_context(FileLock(job.folder / "run.lock"))
-        models, histories = _train(jobs, watch)
-        rows = [_row(job, model, history) for job, model, history in zip(jobs, models, histories, strict=True)]
+        try:
+            models, histories = _train(jobs, watch)
+            rows = [_row(job, model, history) for job, model, history in zip(jobs, models, histories, strict=True)]
+        except FloatingPointError as error:
+            if len(jobs) > 1:  # one of a stack: each goes on alone from its checkpoint, and only that one will stop
+                return [outcome for job in jobs for outcome in run_jobs([job], watch)]
+            models, rows = _diverged(jobs[0], error)
     return [({**row, **origin}, model if job.ships else None) for job, row, model in zip(jobs, rows, models, strict=True)]
 
 
@@ -276,6 +283,14 @@ def _train(jobs: list[Job], watch: "Watch | None") -> tuple[list[torch.nn.Module
     return models, [history]
 
 
+def _diverged(job: Job, error: FloatingPointError) -> tuple[list[torch.nn.Module], list[dict]]:
+    """The network of a run that stopped, as its last good epoch left it, and its row."""
+    model, path = _build(job), job.folder / "checkpoint.stn"
+    state = load_checkpoint(path)
+    fill(model, state["model"], path)
+    return [model.to(job.device).eval()], [{**_row(job, model, state["history"]), "diverged": str(error)}]
+
+
 def _row(job: Job, model: torch.nn.Module, history: list[dict]) -> dict:
     """What the results say of one run."""
     arm, recipe = job.study.arms[job.arm], job.recipe
@@ -290,7 +305,7 @@ def _row(job: Job, model: torch.nn.Module, history: list[dict]) -> dict:
         "recipe": asdict(recipe),
         "data": train.name,
         "images": [len(train), len(test)],
-        "test_accuracy": history[-1]["test_accuracy"],
+        "test_accuracy": history[-1]["test_accuracy"] if history else evaluate(model, bent)["accuracy"],
         "train_seconds": round(sum(row["seconds"] for row in history), 1),
         "precision": job.precision,
         "history": [{key: round(value, 4) for key, value in row.items()} for row in history],

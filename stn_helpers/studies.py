@@ -313,6 +313,7 @@ def summarise(runs: list[dict], arms: dict[str, Arm] | None = None) -> list[dict
     """One row per arm, recipe and precision: mean and standard deviation of the last epoch's test accuracy over the seeds.
 
     arms: where one of them names another that it is `against`, its row has the `paired` difference too, as "gain".
+    "diverged": how many of the runs did, if any; they count as their last good epoch left them.
     """
     groups: dict[str, list[dict]] = {}
     for row in runs:
@@ -329,6 +330,8 @@ def summarise(runs: list[dict], arms: dict[str, Arm] | None = None) -> list[dict
                 "sd": statistics.stdev(row["test_accuracy"] for row in rows) if len(rows) > 1 else None,
             }
         )
+        if count := sum("diverged" in row for row in rows):
+            summary[-1]["diverged"] = count
         arm = (arms or {}).get(rows[0]["arm"])
         if arm and arm.against and (gain := paired(runs, rows[0]["arm"], arm.against)):
             summary[-1]["gain"] = gain

@@ -370,16 +370,51 @@ def test_one_job_that_fails_does_not_take_the_others_with_it(tiny, tmp_path, mon
 
     def fails(model, *inputs, name, **options):
         if name == "digit-plain":
-            raise FloatingPointError("the loss is not finite")
+            raise RuntimeError("the disk is full")
         return real(model, *inputs, name=name, **options)
 
     monkeypatch.setattr(runner, "fit", fails)
-    with ThreadPoolExecutor(1) as executor, pytest.raises(FloatingPointError, match="the loss is not finite"):
+    with ThreadPoolExecutor(1) as executor, pytest.raises(RuntimeError, match="the disk is full"):
         tiny(tmp_path, executor=executor)
     kept = json.loads(tiny_file(tmp_path).read_text())["runs"]
     assert [(row["arm"], row["seed"]) for row in kept] == [
         (arm, seed) for arm in ("with ST", "wider, without ST") for seed in (0, 1)
     ]
+
+
+def test_a_run_that_diverges_is_a_result_too_and_the_study_goes_on(tiny, tmp_path, monkeypatch):
+    real, trained = runner.fit, []
+
+    def breaks(model, *inputs, name, **options):
+        trained.append(name)
+        if name == "digit-plain":
+            real(model, *inputs, name=name, stop_after=1, **options)
+            raise FloatingPointError("the loss is not finite at step 2 of epoch 2")
+        return real(model, *inputs, name=name, **options)
+
+    monkeypatch.setattr(runner, "fit", breaks)
+    results = tiny(tmp_path)
+    rows = [row for row in results["runs"] if row["arm"] == "without ST"]
+    assert [(row["seed"], row["diverged"]) for row in rows] == [(k, "the loss is not finite at step 2 of epoch 2") for k in (0, 1)]
+    for row in rows:  # as the last good epoch left it
+        assert len(row["history"]) == 1 and row["test_accuracy"] == pytest.approx(row["history"][0]["test_accuracy"], abs=1e-4)
+        assert row["tests"]["turned"] == row["test_accuracy"]
+    assert {row["arm"]: row.get("diverged") for row in results["summary"]} == {
+        "with ST": None,
+        "without ST": 2,
+        "wider, without ST": None,
+    }
+    assert all("diverged" not in row and len(row["history"]) == 3 for row in results["runs"] if row not in rows)
+    trained.clear()
+    assert tiny(tmp_path) == results and not trained
+
+
+def test_a_run_that_diverges_at_once_counts_as_it_began(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "RECIPES", {"tiny": replace(BRIEF, lr=1e25, optimizer="sgd", one_cycle=False)})
+    (row,) = tiny(tmp_path, seeds=1, arms=["without ST"])["runs"]
+    assert "not finite" in row["diverged"] and row["history"] == []
+    untrained, (bent, _) = build("digit-plain", 0), distorted(load("digits", train=False), "turned")
+    assert row["test_accuracy"] == evaluate(untrained, bent)["accuracy"]
 
 
 def wait_for(condition, seconds: float = 120) -> None:

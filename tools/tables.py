@@ -37,6 +37,8 @@ def places(root: Path, name: str) -> str:
             between = "one seed" if gain["low"] is None else f"{gain['low']:+.1f} … {gain['high']:+.1f}"
             between += ", two seeds" if gain["seeds"] == 2 else ""
             words += f"<br>{gain['mean']:+.1f} ({between})"
+        if count := row.get("diverged"):
+            words += f"<br>{count} of {row['seeds']} diverged"
         about = first[row["arm"]]
         found.setdefault(place, {"": f"{about['parameters']:,} | {about['mflop']:.1f} | {times[about['model']]}"})[test] = words
     tests = list(dict.fromkeys(row["arm"].split(", ", 1)[0] for row in results["summary"]))
