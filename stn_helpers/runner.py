@@ -226,6 +226,13 @@ def run_jobs(jobs: list[Job], watch: "Watch | None" = None) -> list[tuple[dict, 
 
     Returns (its row in the results, the trained model if it is to be published) for each.
     """
+    try:
+        return _run(jobs, watch)
+    except FloatingPointError:  # one of a stack: each goes on alone from its checkpoint, and only that one will stop
+        return [outcome for job in jobs for outcome in _run([job], watch)]
+
+
+def _run(jobs: list[Job], watch: "Watch | None") -> list[tuple[dict, torch.nn.Module | None]]:
     # Now: a commit made while it runs is not what runs.
     origin = {**provenance(torch.device(jobs[0].device)), "command": jobs[0].command}
     with ExitStack() as locks:
@@ -237,8 +244,8 @@ def run_jobs(jobs: list[Job], watch: "Watch | None" = None) -> list[tuple[dict, 
             models, histories = _train(jobs, watch)
             rows = [_row(job, model, history) for job, model, history in zip(jobs, models, histories, strict=True)]
         except FloatingPointError as error:
-            if len(jobs) > 1:  # one of a stack: each goes on alone from its checkpoint, and only that one will stop
-                return [outcome for job in jobs for outcome in run_jobs([job], watch)]
+            if len(jobs) > 1:
+                raise
             models, rows = _diverged(jobs[0], error)
     return [({**row, **origin}, model if job.ships else None) for job, row, model in zip(jobs, rows, models, strict=True)]
 

@@ -183,6 +183,22 @@ def test_a_stacked_study_trains_the_seeds_of_an_arm_at_once_and_has_the_rows_tha
     assert together["weights"]["stacked_stn"]["seed"] == 0
 
 
+def test_one_run_of_a_stack_that_diverges_does_not_take_the_others_with_it(tmp_path, monkeypatch):
+    def built(name, seed, **options):
+        network = build(name, seed, **options)
+        if seed == 1:
+            with torch.no_grad():
+                network.classifier[0].bias.fill_(float("nan"))
+        return network
+
+    monkeypatch.setattr(runner, "STUDIES", {"stacked": STUDY})
+    monkeypatch.setattr(runner, "RECIPES", {"quick": QUICK})
+    monkeypatch.setattr(runner, "build", built)
+    where = {"assets": tmp_path / "assets", "runs": tmp_path / "runs", "device": "cpu", "progress": False}
+    rows = run_study("stacked", arms=["without ST"], stacked=True, **where)["runs"]
+    assert [("diverged" in row, len(row["history"])) for row in rows] == [(False, QUICK.epochs), (True, 0), (False, QUICK.epochs)]
+
+
 def test_a_stacked_study_trains_one_by_one_what_cannot_be_stacked(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "STUDIES", {"strong": Study("strong", "digits", {"no ST": Arm("seed-plain", "drops")})})
     monkeypatch.setattr(runner, "RECIPES", {"drops": Recipe(epochs=1)})

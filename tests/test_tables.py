@@ -18,7 +18,14 @@ STEPS = [
 SUMMARY = [
     {"arm": "upright, no ST", "mean": 74.34, "sd": 0.06},
     {"arm": "upright, light ST", "mean": 73.5, "sd": 0.21, "gain": {"mean": -0.84, "low": -1.26, "high": -0.44, "seeds": 3}},
-    {"arm": "upright, two STs", "mean": 70.0, "sd": 1.0, "gain": {"mean": 1.0, "low": -2.0, "high": 4.0, "seeds": 2}},
+    {
+        "arm": "upright, two STs",
+        "mean": 70.0,
+        "sd": 1.0,
+        "seeds": 2,
+        "diverged": 1,
+        "gain": {"mean": 1.0, "low": -2.0, "high": 4.0, "seeds": 2},
+    },
     {"arm": "rts, light ST", "mean": 50.0, "sd": None, "gain": {"mean": 2.0, "low": None, "high": None, "seeds": 1}},
 ]
 
@@ -32,7 +39,7 @@ def test_places_have_a_row_each_and_sets_a_column_with_gains_and_intervals(tmp_p
         "|---|---:|---:|---:|---:|---:|",
         "| no ST | 1,000 | 2.2 | 1.0 | 74.3 ± 0.1 |  |",
         "| light ST | 62,002 | 4.5 | 2.5 | 73.5 ± 0.2<br>-0.8 (-1.3 … -0.4) | 50.0<br>+2.0 (one seed) |",
-        "| two STs | 9 | 5.0 | 3.3 | 70.0 ± 1.0<br>+1.0 (-2.0 … +4.0, two seeds) |  |",
+        "| two STs | 9 | 5.0 | 3.3 | 70.0 ± 1.0<br>+1.0 (-2.0 … +4.0, two seeds)<br>1 of 2 diverged |  |",
     ]
 
 
