@@ -201,9 +201,26 @@ def does_it_help() -> bytes:
     places = [place for place in PLACES if any("gain" in summary.get(f"{name}, {place}", {}) for name in worlds)]
     fig, axes = figure(1, len(worlds), 1.9, 0.7 + 0.26 * len(places), sharey=True)
     for ax, name in zip(axes[0], worlds, strict=True):
-        draw_gains(ax, {place: summary.get(f"{name}, {place}", {}).get("gain", {}) for place in places}, name, most=9)
+        draw_gains(ax, {place: summary.get(f"{name}, {place}", {}).get("gain", {}) for place in places}, name, most=13)
         ax.set_xlabel("")
     fig.supxlabel("points gained over the same network without a transformer", fontsize=10)
+    return png(fig)
+
+
+def two_worlds() -> bytes:
+    """CIFAR-10 in perspective and at random angle, size and place: where the slow transformers look, and what they see."""
+    fig, axes = figure(4, 8, 1.1, 1.1)
+    for pair, name in zip(axes.reshape(2, 2, 8), ("perspective", "rts"), strict=True):
+        net, (bent, _) = shipped(f"cifar10_{name}_slow"), distorted(load("cifar10", train=False), name)
+        images = as_float(bent.images[:8])  # the first eight, and no other choice
+        with torch.no_grad():
+            windows, views = outline(net.transformer.family, net.transformer.params(images)), net.transformer(images)
+        for above, below, image, window, view in zip(*pair, images, windows, views, strict=True):
+            draw(above, image)
+            draw_line(above, window, image.shape[-2:])
+            draw(below, view)
+        for ax, words in zip(pair[:, 0], (name, "and seen"), strict=True):
+            ax.text(-0.05, 0.5, words, transform=ax.transAxes, ha="right", va="center", rotation=90)
     return png(fig)
 
 
@@ -262,6 +279,7 @@ FIGURES = {
     "does_it_help.png": does_it_help,
     "glimpse.png": glimpse,
     "paper_table.png": paper_table,
+    "two_worlds.png": two_worlds,
     "two_at_once.png": two_at_once,
     "colocalise.gif": boxes,
 }
