@@ -246,6 +246,26 @@ def crop(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
     return images.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
+def cutout(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
+    """Hide a square of `pixels` a side, anywhere inside each image, under the batch's mean colour. (N, C, H, W), any type.
+
+    After DeVries and Taylor (2017, arXiv 1708.04552). Raises ValueError for a square larger than the images.
+    """
+    if pixels == 0:
+        return images
+    count, _, height, width = images.shape
+    if pixels > min(height, width):
+        raise ValueError(f"a cutout of {pixels} pixels does not fit into images of {height} x {width}")
+    hidden = []
+    for size in (height, width):
+        start = torch.randint(size - pixels + 1, (count, 1), generator=generator, device=images.device)
+        index = torch.arange(size, device=images.device)
+        hidden.append((index >= start) & (index < start + pixels))
+    square = hidden[0][:, None, :, None] & hidden[1][:, None, None, :]
+    mean = images.float().mean((0, 2, 3))[:, None, None]
+    return torch.where(square, (mean if images.is_floating_point() else mean.round()).to(images.dtype), images)
+
+
 def _reflect(index: Tensor, count: int) -> Tensor:
     """Indices outside 0 ... count - 1, mirrored back in at the edge."""
     return (count - 1) - ((count - 1) - index.abs()).abs()
@@ -257,6 +277,7 @@ def batches(
     generator: torch.Generator | None = None,
     flips: bool = False,
     crop_pixels: int = 0,
+    cutout_pixels: int = 0,
     distort: Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(images float32 in [0, 1], labels), batch by batch, made on the device where the data lives.
@@ -273,5 +294,5 @@ def batches(
     for index in order[: count - count % batch_size].split(batch_size):
         images = data.images[index]
         images = flip(images, generator) if flips else images
-        images = crop(images, crop_pixels, generator)
+        images = cutout(crop(images, crop_pixels, generator), cutout_pixels, generator)
         yield as_float(distort(images, generator)[0] if distort else images), data.labels[index]

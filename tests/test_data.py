@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from stn_helpers import data as data_module
-from stn_helpers.data import Images, as_float, available, batches, crop, data_root, flip, load
+from stn_helpers.data import Images, as_float, available, batches, crop, cutout, data_root, flip, load
 from stn_helpers.distortions import distortion
 from stn_helpers.plots import BLUE, GREEN, ORANGE, PINK
 
@@ -373,7 +373,38 @@ def test_crop_by_nothing_changes_nothing():
     assert torch.equal(crop(images, 0, torch.Generator()), images)
 
 
-AUGMENTATIONS = pytest.mark.parametrize("change", [flip, lambda images, random: crop(images, 3, random)], ids=["flip", "crop"])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+def test_cutout_hides_one_square_an_image_in_the_mean_colour_of_the_batch_and_nothing_else(kind):
+    images = _noise(300, 6, 9).to(kind)
+    made = cutout(images, 4, torch.Generator().manual_seed(0))
+    mean = images.double().mean((0, 2, 3))[:, None, None]
+    assert made.dtype == kind and made.shape == images.shape
+    corners = set()
+    for before, after in zip(images, made, strict=True):
+        # Some of the noise may have the mean's colour by chance: a square is where it all has it.
+        fits = (after - mean).abs().amax(0) <= (0.5 if kind == torch.uint8 else 1e-3)
+        (y, x), *others = [(y, x) for y in range(3) for x in range(6) if fits[y : y + 4, x : x + 4].all()]
+        assert not others
+        inside = torch.zeros(6, 9, dtype=torch.bool)
+        inside[y : y + 4, x : x + 4] = True
+        assert torch.equal(before[:, ~inside], after[:, ~inside])
+        corners.add((y, x))
+    assert corners == {(y, x) for y in range(3) for x in range(6)}
+
+
+def test_cutout_of_nothing_changes_nothing_and_of_all_leaves_the_mean():
+    images = _noise(4, 5, 5)
+    assert torch.equal(cutout(images, 0, torch.Generator()), images)
+    assert (cutout(images, 5, torch.Generator()) == cutout(images, 5, torch.Generator())[:1, :, :1, :1]).all()
+    with pytest.raises(ValueError, match="a cutout of 6 pixels does not fit into images of 5 x 7"):
+        cutout(_noise(4, 5, 7), 6, torch.Generator())
+
+
+AUGMENTATIONS = pytest.mark.parametrize(
+    "change",
+    [flip, lambda images, random: crop(images, 3, random), lambda images, random: cutout(images, 3, random)],
+    ids=["flip", "crop", "cutout"],
+)
 
 
 @AUGMENTATIONS
@@ -447,16 +478,17 @@ def test_batches_leave_the_global_random_state_alone(numbered):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_every_batch_is_distorted_after_its_flips_and_crops():
+def test_every_batch_is_distorted_after_its_flips_crops_and_cutout():
     every, random, seen = Images("noise", _noise(60, 6, 6), torch.arange(60), ()), torch.Generator().manual_seed(0), []
+    moves = {"flips": True, "crop_pixels": 1, "cutout_pixels": 2}
 
     def distort(images, generator):
         assert generator is random and images.dtype == torch.uint8
         seen.append(images)
         return 255 - images, None
 
-    made = list(batches(every, 20, random, flips=True, crop_pixels=1, distort=distort))
-    plain = list(batches(every, 20, torch.Generator().manual_seed(0), flips=True, crop_pixels=1))
+    made = list(batches(every, 20, random, **moves, distort=distort))
+    plain = list(batches(every, 20, torch.Generator().manual_seed(0), **moves))
     for before, (images, labels), (moved, same) in zip(seen, made, plain, strict=True):
         assert torch.equal(as_float(before), moved) and torch.equal(labels, same)
         assert torch.equal(images, as_float(255 - before)) and images.is_contiguous(memory_format=torch.channels_last)

@@ -30,7 +30,7 @@ from stn_helpers.training import (
 )
 from stn_helpers.transformer import SpatialTransformer, light_localization
 
-# Everything that has a state: momentum, schedule, dropout, shuffling, flips and crops.
+# Everything that has a state: momentum, schedule, dropout, shuffling, flips, crops and cutout.
 FULL = Recipe(
     epochs=4,
     batch_size=32,
@@ -41,6 +41,7 @@ FULL = Recipe(
     one_cycle=True,
     flips=True,
     crop_pixels=2,
+    cutout_pixels=4,
 )
 QUICK = Recipe(epochs=2, batch_size=32)
 
@@ -110,6 +111,13 @@ def test_the_loss_falls_and_every_epoch_has_a_full_row(undisturbed):
     assert history[-1]["train_loss"] < history[0]["train_loss"]
     wanted = {"epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "images_per_second"}
     assert all(row.keys() == wanted and row["images_per_second"] > 0 for row in history)
+
+
+@pytest.mark.parametrize("move", [{"flips": True}, {"crop_pixels": 2}, {"cutout_pixels": 4}], ids=lambda move: next(iter(move)))
+def test_what_a_recipe_says_is_done_to_the_training_images(digits_as_cifar, move):
+    recipes, train = (QUICK, replace(QUICK, **move)), digits_as_cifar.train
+    as_they_are, moved = (next(Trainer(build("seed-plain"), train, recipe, 0).batches()) for recipe in recipes)
+    assert torch.equal(as_they_are[1], moved[1]) and not torch.equal(as_they_are[0], moved[0])
 
 
 def test_a_run_is_decided_by_its_seed_and_not_by_the_caller(train_here):
