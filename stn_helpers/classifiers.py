@@ -137,18 +137,33 @@ def conv_block(channels: int, out: int, pool: bool = False) -> nn.Sequential:
     return nn.Sequential(conv, *[nn.MaxPool2d(2)] * pool, nn.BatchNorm2d(out), nn.GELU())
 
 
-def strong_classifier(widths: tuple[int, ...] = (24, 64, 256, 256)) -> tuple[nn.Module, nn.Module]:
-    """A small residual network in the manner of ResNet-9, in two parts: up to its first pooled map, and the rest.
+class Times(nn.Module):
+    """factor * logits."""
 
-    1,973,186 parameters, images (N, 3, H, W) of any size from 8 pixels up. The first map has 64 channels.
-    After Page's ResNet-9 (2018) and Jordan's airbench (2024, arXiv 2404.00498). Taught in notebook 06.
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return self.factor * logits
+
+
+def residual(channels: int) -> Residual:
+    """Two convolutions and a way around them."""
+    return Residual(nn.Sequential(conv_block(channels, channels), conv_block(channels, channels)))
+
+
+def strong_classifier(widths: tuple[int, ...] = (64, 128, 256, 512)) -> tuple[nn.Module, nn.Module]:
+    """ResNet-9, in two parts: up to its first pooled map, and the rest.
+
+    6,573,130 parameters, images (N, 3, H, W) of any size from 8 pixels up. The first map has 128 channels.
+    Page's network ("How to train your ResNet", 2018), his scale of 1/8 on the logits too; the GELUs and the pooling before
+    batch norm are of Jordan's airbench (2024, arXiv 2404.00498). Taught in notebook 06b.
     """
-    blocks = [
-        nn.Sequential(conv_block(low, high, pool=True), Residual(conv_block(high, high)))
-        for low, high in zip(widths, widths[1:], strict=False)
-    ]
-    stem = nn.Sequential(conv_block(3, widths[0]), blocks[0])
-    return stem, nn.Sequential(*blocks[1:], nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 10))
+    one, two, three, four = widths
+    stem = nn.Sequential(conv_block(3, one), conv_block(one, two, pool=True), residual(two))
+    deep = conv_block(two, three, pool=True), conv_block(three, four, pool=True), residual(four)
+    return stem, nn.Sequential(*deep, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(four, 10), Times(1 / 8))
 
 
 class StudyNet(nn.Module):
@@ -185,7 +200,7 @@ class StudyNet(nn.Module):
         elif arm == "no-warp":
             self.extra = nn.Sequential(light_localization(activation=nn.GELU), nn.Linear(32, 10))
         if arm in ("feature", "two"):
-            self.inner = SpatialTransformer(light_localization(10 if classifier == "small" else 64, activation=nn.GELU))
+            self.inner = SpatialTransformer(light_localization(10 if classifier == "small" else 128, activation=nn.GELU))
         elif arm == "window":
             self.inner = SpatialTransformer(Blind(), features=1)
 

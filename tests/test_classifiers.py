@@ -6,7 +6,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stn_helpers import classifiers
-from stn_helpers.classifiers import CIFAR10_MEAN, CIFAR10_STD, MODELS, STUDY_ARMS, SeedNet, StudyNet, seed_classifier
+from stn_helpers.classifiers import (
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    MODELS,
+    STUDY_ARMS,
+    SeedNet,
+    StudyNet,
+    residual,
+    seed_classifier,
+    strong_classifier,
+)
 from stn_helpers.paper import NETWORKS
 from stn_helpers.transformer import SpatialTransformer
 
@@ -248,6 +258,29 @@ CHANGES_NOTHING = ["light", "heavy", "frozen", "feature", "window", "two"]
 def test_the_small_classifier_is_the_seeds():
     seed = build("seed-plain", 3, conv_dropout=0, dropout=0).eval()
     assert torch.equal(build("small-plain", 3).eval()(images()), seed(images()))
+
+
+@torch.no_grad()
+def test_the_strong_classifier_is_resnet_9():
+    net, seen = nn.Sequential(*strong_classifier()).eval(), []
+    for conv in net.modules():
+        if isinstance(conv, nn.Conv2d):
+            conv.register_forward_hook(lambda conv, _, out: seen.append((conv.in_channels, *out.shape[1:3])))
+    net(images())
+    # Channels in and out, and the side of the map.
+    first, second = [(3, 64, 32), (64, 128, 32), *2 * [(128, 128, 16)]], [(128, 256, 16), (256, 512, 8), *2 * [(512, 512, 4)]]
+    assert seen == first + second and size(net) == 6_573_130
+    last = next(layer for layer in net.modules() if isinstance(layer, nn.Linear))
+    last.weight.zero_()
+    last.bias.fill_(8)
+    assert torch.equal(net(images()), torch.ones(4, 10))
+
+
+@torch.no_grad()
+def test_there_is_a_way_around_two_convolutions():
+    block, maps = residual(5).eval(), torch.rand(2, 5, 4, 4)
+    assert torch.equal(block(maps), maps + block.inside[1](block.inside[0](maps)))
+    assert sum(isinstance(layer, nn.Conv2d) for layer in block.modules()) == 2
 
 
 @every_classifier
