@@ -120,21 +120,21 @@ def small_classifier() -> tuple[nn.Module, nn.Module]:
     return nn.Sequential(*layers[:3]), nn.Sequential(*layers[3:7], nn.AdaptiveAvgPool2d(5), *layers[7:])
 
 
-class Residual(nn.Module):
-    """images + inside(images)."""
-
-    def __init__(self, inside: nn.Module):
-        super().__init__()
-        self.inside = inside
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images + self.inside(images)
-
-
 def conv_block(channels: int, out: int, pool: bool = False) -> nn.Sequential:
     """Convolution 3 x 3, pooling by 2 if wanted, batch norm, GELU."""
     conv = nn.Conv2d(channels, out, kernel_size=3, padding=1, bias=False)
     return nn.Sequential(conv, *[nn.MaxPool2d(2)] * pool, nn.BatchNorm2d(out), nn.GELU())
+
+
+class Residual(nn.Module):
+    """Two convolutions of a map and a way around them."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.inside = nn.Sequential(conv_block(channels, channels), conv_block(channels, channels))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps + self.inside(maps)
 
 
 class Times(nn.Module):
@@ -148,22 +148,16 @@ class Times(nn.Module):
         return self.factor * logits
 
 
-def residual(channels: int) -> Residual:
-    """Two convolutions and a way around them."""
-    return Residual(nn.Sequential(conv_block(channels, channels), conv_block(channels, channels)))
-
-
-def strong_classifier(widths: tuple[int, ...] = (64, 128, 256, 512)) -> tuple[nn.Module, nn.Module]:
+def strong_classifier() -> tuple[nn.Module, nn.Module]:
     """ResNet-9, in two parts: up to its first pooled map, and the rest.
 
     6,573,130 parameters, images (N, 3, H, W) of any size from 8 pixels up. The first map has 128 channels.
     Page's network ("How to train your ResNet", 2018), his scale of 1/8 on the logits too; the GELUs and the pooling before
     batch norm are of Jordan's airbench (2024, arXiv 2404.00498). Taught in notebook 06b.
     """
-    one, two, three, four = widths
-    stem = nn.Sequential(conv_block(3, one), conv_block(one, two, pool=True), residual(two))
-    deep = conv_block(two, three, pool=True), conv_block(three, four, pool=True), residual(four)
-    return stem, nn.Sequential(*deep, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(four, 10), Times(1 / 8))
+    stem = nn.Sequential(conv_block(3, 64), conv_block(64, 128, pool=True), Residual(128))
+    deep = conv_block(128, 256, pool=True), conv_block(256, 512, pool=True), Residual(512)
+    return stem, nn.Sequential(*deep, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(512, 10), Times(1 / 8))
 
 
 class StudyNet(nn.Module):

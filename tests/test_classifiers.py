@@ -11,9 +11,9 @@ from stn_helpers.classifiers import (
     CIFAR10_STD,
     MODELS,
     STUDY_ARMS,
+    Residual,
     SeedNet,
     StudyNet,
-    residual,
     seed_classifier,
     strong_classifier,
 )
@@ -278,7 +278,7 @@ def test_the_strong_classifier_is_resnet_9():
 
 @torch.no_grad()
 def test_there_is_a_way_around_two_convolutions():
-    block, maps = residual(5).eval(), torch.rand(2, 5, 4, 4)
+    block, maps = Residual(5).eval(), torch.rand(2, 5, 4, 4)
     assert torch.equal(block(maps), maps + block.inside[1](block.inside[0](maps)))
     assert sum(isinstance(layer, nn.Conv2d) for layer in block.modules()) == 2
 
