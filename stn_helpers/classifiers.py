@@ -167,6 +167,8 @@ class StudyNet(nn.Module):
     frozen (says identity for ever); random (theta drawn at random while training, its mean when tested);
     no-warp (the light localization network's features added to the logits: its parameters spent on the classifier);
     feature (on the first feature map); window (one learned theta there, for every image); two (at the input and on the map).
+    input-window (one learned theta at the input, for every image); rotation or similarity (light, of a smaller family);
+    shuffled (light, but each image is seen through the window of the one before it in its batch, also when tested).
     The light localization network has GELUs: with ReLUs it died in trials on two of the sets, and theta stood still.
     spread: for random alone, {"mean": (6), "covariance": (6, 6)} of the raw affine numbers.
     images: (N, 3, H, W) in [0, 1], 32 pixels a side or more. Every arm's classifier sees as many pixels as came.
@@ -183,14 +185,18 @@ class StudyNet(nn.Module):
         self.normalize = Normalize(CIFAR10_MEAN, CIFAR10_STD)
         self.transformer, self.inner, self.extra = nn.Identity(), nn.Identity(), None
         look = Normalize(CIFAR10_MEAN, CIFAR10_STD)
-        if arm in ("light", "two", "frozen"):
-            self.transformer = SpatialTransformer(nn.Sequential(look, light_localization(activation=nn.GELU)))
+        if arm in ("light", "two", "frozen", "rotation", "similarity", "shuffled"):
+            make = Shuffled if arm == "shuffled" else SpatialTransformer
+            family = arm if arm in ("rotation", "similarity") else "affine"
+            self.transformer = make(nn.Sequential(look, light_localization(activation=nn.GELU)), family)
             self.transformer.requires_grad_(arm != "frozen")
         elif arm == "heavy":
             # It is made for 32 x 32: a larger canvas is averaged down for it, as in the paper.
             self.transformer = SpatialTransformer(nn.Sequential(look, nn.AdaptiveAvgPool2d(32), seed_localization()))
         elif arm == "random":
             self.transformer = random_transformer(spread)
+        elif arm == "input-window":
+            self.transformer = SpatialTransformer(Blind(), features=1)
         elif arm == "no-warp":
             self.extra = nn.Sequential(light_localization(activation=nn.GELU), nn.Linear(32, 10))
         if arm in ("feature", "two"):
@@ -207,6 +213,14 @@ class StudyNet(nn.Module):
 
 
 STUDY_ARMS = ("plain", "light", "heavy", "frozen", "random", "no-warp", "feature", "window", "two")
+STUDY_ARMS += ("input-window", "rotation", "similarity", "shuffled")
+
+
+class Shuffled(SpatialTransformer):
+    """Each image through the window of the one before it in its batch: as many windows, and none of them its own."""
+
+    def params(self, images: Tensor) -> Tensor:
+        return super().params(images).roll(1, dims=0)
 
 
 def random_transformer(spread: dict | None) -> SpatialTransformer:

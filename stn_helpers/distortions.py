@@ -25,6 +25,7 @@ class Distortion:
     corners: standard deviation, in pixels of the image, by which each of its corners is moved in x and in y, after all else.
     knots: standard deviation, in pixels of the canvas, by which each of 4 x 4 control points on it is moved in x and in y.
     apart: every channel is an image of its own, with an angle, size and place of its own; the poses come image by image.
+    undone: each image is turned back by its pose, and the pose returned is the identity: what a perfect transformer would show.
     disc: only what lies in the canvas's inscribed circle is kept, so that no black corner tells how an image was turned.
     Paper: appendix A.4. Taught in notebooks 04 and 06.
     """
@@ -38,6 +39,7 @@ class Distortion:
     disc: bool = False
     knots: float = 0.0
     apart: bool = False
+    undone: bool = False
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """images uint8 (N, C, H, H) -> (distorted uint8 (N, C, canvas, canvas), pose (N, 2, 3)).
@@ -72,6 +74,9 @@ class Distortion:
             placed *= across**2 + across[:, None] ** 2 <= 1
         for _ in range(self.clutter):
             self._litter(placed, images, generator)
+        if self.undone:
+            placed = warp(placed.float(), pose).round().to(torch.uint8)
+            pose = affine().to(pose).expand(count, 2, 3)
         return placed, pose
 
     @staticmethod
@@ -126,6 +131,8 @@ DISTORTIONS = {
     "scattered 84": Distortion(canvas=84),
     "cluttered 84": Distortion(canvas=84, clutter=16),
 }
+for _name in ("rotated", "rotated disc", "rts", "perspective"):
+    DISTORTIONS[f"{_name}, undone"] = replace(DISTORTIONS[_name], undone=True)
 
 
 def distortion(name: str) -> Distortion:

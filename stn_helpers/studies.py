@@ -113,6 +113,43 @@ def cifar10_arms(classifier: str, recipe: str) -> dict[str, Arm]:
     return arms
 
 
+TRIALS = {  # notebook 06's fair trial: what an arm is called, its network and its recipe
+    "one window at the input": ("input-window", "study-slow"),
+    "AdamW, no ST": ("plain", "study-adamw"),
+    "AdamW, light ST": ("light", "study-adamw"),
+    "AdamW, same parameters, no warp": ("no-warp", "study-adamw"),
+    "smallest family, a tenth of the rate": ("smallest", "study-slow"),
+    "AdamW, smallest family": ("smallest", "study-adamw"),
+    "shuffled theta, a tenth of the rate": ("shuffled", "study-slow"),
+    "AdamW, shuffled theta": ("shuffled", "study-adamw"),
+    "light ST, gradient clipped": ("light", "study-clipped"),
+    "light ST, a tenth of the rate, no decay": ("light", "study-free"),
+}
+SMALLEST = {"rotated": "rotation", "rotated disc": "rotation", "rts": "similarity"}
+
+
+def trial_arms() -> dict[str, Arm]:
+    """The small classifier's fair trial on every set: the most that can be won (the pose undone), one window for all, the recipe
+    that turns things in notebook 04, the smallest family that can undo it, another picture's window, a gradient held short."""
+    arms = {}
+    for name in SETS:
+        if name != "upright":
+            arms[f"{name}, oracle"] = Arm("small-plain", f"study-{name}, undone", f"{name}, undone", against=f"{name}, no ST")
+        for place, (kind, recipe) in TRIALS.items():
+            if kind == "smallest":
+                if name not in SMALLEST:
+                    continue
+                kind = SMALLEST[name]
+            control = "AdamW, no ST" if place.startswith("AdamW") else "no ST"
+            arms[f"{name}, {place}"] = Arm(
+                f"small-{kind}",
+                recipe + ("" if name == "upright" else f"-{name}"),
+                name,
+                against="" if place == control else f"{name}, {control}",
+            )
+    return arms
+
+
 MNIST_SETS = {"R": "rotated", "RTS": "rts 42", "P": "perspective", "E": "elastic", "TC": "cluttered 60"}
 MNIST_CANVASES = {"RTS": 42, "TC": 60}  # the others stay on 28 pixels
 
@@ -220,7 +257,7 @@ STUDIES = {
     "cifar10": Study(
         name="cifar10",
         data="cifar10",
-        arms=cifar10_arms("small", "study"),
+        arms=cifar10_arms("small", "study") | trial_arms(),
         ship={
             **{f"{name}, light ST": f"cifar10_{name.replace(' ', '_')}" for name in SETS},
             **{f"{name}, {SLOW}": f"cifar10_{name}_slow" for name in ("perspective", "rts")},  # notebook 06b looks through both

@@ -314,11 +314,11 @@ def test_the_arms_have_their_transformers_where_their_names_say(classifier):
     for arm in STUDY_ARMS:
         network = build(f"{classifier}-{arm}")
         at_input, inside = (isinstance(place, SpatialTransformer) for place in (network.transformer, network.inner))
-        assert at_input == (arm in ("light", "heavy", "frozen", "random", "two"))
+        assert at_input == (arm not in ("plain", "no-warp", "feature", "window"))
         assert inside == (arm in ("feature", "window", "two"))
         assert (network.extra is not None) == (arm == "no-warp")
         learns = [weight.requires_grad for weight in network.transformer.parameters()]
-        assert all(learns) if arm in ("light", "heavy", "two") else not any(learns)
+        assert not any(learns) if arm in ("frozen", "random") else all(learns)
 
 
 @every_classifier
@@ -379,3 +379,12 @@ def test_an_unknown_arm_or_classifier_is_refused_with_the_known_ones():
     for classifier, arm in (("small", "none"), ("tiny", "light")):
         with pytest.raises(ValueError, match=f"'{classifier}' and '{arm}'; expected small or strong, and one of plain, light"):
             StudyNet(classifier, arm)
+
+
+def test_a_shuffled_transformer_shows_each_picture_through_the_window_of_another():
+    network = build("small-shuffled")
+    torch.nn.init.normal_(network.transformer.to_theta.weight, std=0.02)
+    images = torch.rand(4, 3, 32, 32)
+    own = SpatialTransformer.params(network.transformer, images)
+    assert torch.equal(network.transformer.params(images), own.roll(1, 0))
+    assert not torch.allclose(own[0], own[1], atol=1e-5)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import label, map_coordinates
@@ -11,7 +12,7 @@ from scipy.stats import chisquare, kstest, uniform
 from stn_helpers.data import Images, load
 from stn_helpers.distortions import DISTORTIONS, Distortion, distorted, distortion
 from stn_helpers.sampler import warp
-from stn_helpers.theta import decompose, invert
+from stn_helpers.theta import affine, decompose, invert
 
 
 def random(seed: int = 0) -> torch.Generator:
@@ -133,7 +134,7 @@ def test_a_distortion_is_decided_by_its_generator_alone(name):
     assert torch.equal(one, other) == (name == "upright") == torch.equal(one, images)
     assert torch.equal(images, kept) and torch.equal(torch.get_rng_state(), before)
     single, pose = make(images[:1], random())
-    shape = (1, 32) if make.knots else (1, 3, 3) if make.corners else (1, 2, 3)
+    shape = (1, 32) if make.knots else (1, 3, 3) if make.corners and not make.undone else (1, 2, 3)
     assert single.shape == (1, *one.shape[1:]) and single.dtype == torch.uint8 and pose.shape == shape
 
 
@@ -168,3 +169,15 @@ def test_upright_is_the_set_as_it_is():
 def test_an_unknown_distortion_is_refused_with_the_known_ones(call):
     with pytest.raises(ValueError, match=f"distortion is 'bent'; expected one of {', '.join(DISTORTIONS)}"):
         call("bent")
+
+
+@pytest.mark.parametrize("name", ["rotated", "rotated disc", "rts", "perspective"])
+def test_an_undone_image_is_the_upright_one_again(name):
+    """Resampled twice, and cut off where the canvas ended: near it, and far nearer than what was not turned back."""
+    images = load("digits", train=False).images[:50]
+    bent, _ = distortion(name)(images, torch.Generator().manual_seed(0))
+    undone, pose = distortion(f"{name}, undone")(images, torch.Generator().manual_seed(0))
+    wanted = F.interpolate(images.float(), size=undone.shape[-2:], mode="bilinear", align_corners=False)
+    away = [(seen.float() - wanted).abs().mean() for seen in (undone, F.interpolate(bent.float(), size=undone.shape[-2:]))]
+    assert away[0] < 0.35 * away[1]
+    assert torch.equal(pose, affine().expand(50, 2, 3))

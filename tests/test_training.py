@@ -572,3 +572,21 @@ def test_cross_entropy_is_what_is_minimised(digits_as_cifar):
     expected = F.cross_entropy(build("seed-plain", conv_dropout=0.0, dropout=0.0)(images), labels)
     loss, _ = Trainer(model, digits_as_cifar.train, QUICK, seed=0).step(images, labels)
     torch.testing.assert_close(loss, expected)
+
+
+def test_a_long_gradient_is_shortened_to_its_clip():
+    data = load("digits", train=True).subset(slice(64))
+    steps = {}
+    for clip in (0.0, 1e-3):
+        torch.manual_seed(0)
+        model = build("digit-plain")
+        before = [weight.clone() for weight in model.parameters()]
+        fit(model, data, data, replace(RECIPES["seed"], epochs=1, clip=clip), progress=False)
+        steps[clip] = sum((weight - old).square().sum() for weight, old in zip(model.parameters(), before, strict=True)).sqrt()
+    assert steps[1e-3] <= 1.01 * RECIPES["seed"].lr * 1e-3 < steps[0.0]
+
+
+def test_decay_can_spare_the_localization_network():
+    groups = parameter_groups(build("digit"), replace(RECIPES["study-free"], weight_decay=0.5))
+    assert [group["weight_decay"] for group in groups if group["lr"] < RECIPES["study-free"].lr] == [0.0, 0.0]
+    assert {group["weight_decay"] for group in groups if group["lr"] == RECIPES["study-free"].lr} == {0.0, 0.5}
