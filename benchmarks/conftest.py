@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from stn_helpers.checkpoint import write_whole
-from stn_helpers.data import load
-from stn_helpers.runner import provenance
+from stn_helpers.data.files import write_whole
+from stn_helpers.data.sets import load
+from studies.runner import provenance
 
 RESULTS = Path(__file__).resolve().parent.parent / "assets" / "results" / "speed.json"
 EXTRA: dict = {}

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from stn_helpers.classifiers import build
 from stn_helpers.sampler import sample
+from studies.networks import build
 
 BATCH = 64
 

@@ -13,9 +13,9 @@ IMPORTS = [
     "torch",
     "torch, torchvision",
     "stn_helpers.transformer",
-    "stn_helpers.training",
-    "stn_helpers.plots",
-    "stn_helpers.widgets",
+    "stn_helpers.training.trainer",
+    "stn_helpers.show.plots",
+    "stn_helpers.show.widgets",
 ]
 TOOK: dict[str, float] = {}
 

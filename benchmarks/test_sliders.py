@@ -11,7 +11,7 @@ FIGURE = """
 import matplotlib.pyplot as plt
 from ipywidgets import interact
 
-from stn_helpers.data import test_card
+from stn_helpers.data.sets import test_card
 from stn_helpers.grid import sampling_grid
 from stn_helpers.sampler import warp
 from stn_helpers.theta import affine
@@ -34,7 +34,7 @@ def look(angle=0.0):
 
 slider = interact(look, angle=(-180.0, 180.0)).widget.children[0]
 """
-EXPLORER = "from stn_helpers.widgets import {0}\nslider = {0}().sliders['{1}']"
+EXPLORER = "from stn_helpers.show.widgets import {0}\nslider = {0}().sliders['{1}']"
 # {what: (cell, the values that the slider goes through, rounds)}; the first is what the others are compared with.
 WAYS = {
     "interact and a new figure": (FIGURE, range(-90, 90), 30),

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from stn_helpers.classifiers import STUDY_ARMS, build
-from stn_helpers.data import batches
-from stn_helpers.training import RECIPES, Trainer
+from stn_helpers.data.batches import batches
+from stn_helpers.training.trainer import RECIPES, Trainer
+from studies.networks import STUDY_ARMS, build
 
 ROUNDS = {"small": 60, "strong": 12}
 STILL = {"mean": [1.0, 0, 0, 0, 1, 0], "covariance": torch.zeros(6, 6).tolist()}

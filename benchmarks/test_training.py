@@ -11,9 +11,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from stn_helpers.classifiers import CIFAR10_MEAN, CIFAR10_STD, build
-from stn_helpers.data import batches
-from stn_helpers.training import RECIPES, Trainer
+from stn_helpers.data.batches import batches
+from stn_helpers.training.trainer import RECIPES, Trainer
+from studies.networks import CIFAR10_MEAN, CIFAR10_STD, build
 
 BATCH, STEPS, ROUNDS = 64, 40, 5
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from kornia.geometry import transform as kornia
 from skimage import transform as skimage
 
-from stn_helpers.data import test_card as card
+from stn_helpers.data.sets import test_card as card
 from stn_helpers.grid import family_grid, sampling_grid
 from stn_helpers.sampler import sample, warp
 from stn_helpers.theta import affine, as_matrix, control_points, family, projective

@@ -71,7 +71,7 @@ class Explorer(Directive):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        from stn_helpers.explorer import explorer_html
+        from stn_helpers.show.explorer import explorer_html
 
         return [nodes.raw("", explorer_html(self.arguments[0]), format="html")]
 

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .grid import outline
-from .sampler import sample
-from .theta import NotFiniteError
-from .transformer import SpatialTransformer
+from stn_helpers.grid import outline
+from stn_helpers.sampler import sample
+from stn_helpers.theta import NotFiniteError
+from stn_helpers.transformer import SpatialTransformer
 
 # The limits come from digits turned by up to 60 degrees, trained well with every family and badly in every way below.
 FLAT = 0.1  # contrast of what is seen over the picture's: a good warp keeps 0.95, a collapsed one 0.001

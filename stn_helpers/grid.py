@@ -5,7 +5,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .theta import Family, as_matrix, check_finite
+from stn_helpers.theta import Family, as_matrix, check_finite
 
 
 def check_size(size: tuple[int, int]) -> tuple[int, int]:

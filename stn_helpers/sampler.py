@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .grid import sampling_grid
+from stn_helpers.grid import sampling_grid
 
 MODES = ("bilinear", "nearest", "bicubic")
 PADDINGS = ("border", "zeros", "reflection")

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from .grid import family_grid
-from .sampler import sample
-from .theta import Family, family
+from stn_helpers.grid import family_grid
+from stn_helpers.sampler import sample
+from stn_helpers.theta import Family, family
 
 
 class SpatialTransformer(nn.Module):

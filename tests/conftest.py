@@ -18,7 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stn_helpers.data import Images, load
+from stn_helpers.data.sets import Images, load
 
 # Two threads on two busy cores wait for each other; one is quicker here, and repeats to the bit.
 torch.set_num_threads(1)

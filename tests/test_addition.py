@@ -6,15 +6,16 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import kstest, uniform
 
-from stn_helpers import runner
-from stn_helpers.addition import PARAMETERS, STARTS, AdditionNet, Parallel, pairs, who_finds_which
-from stn_helpers.classifiers import build
-from stn_helpers.data import as_float, load
-from stn_helpers.distortions import DISTORTIONS, distorted
-from stn_helpers.poses import corner_drift
-from stn_helpers.studies import STUDIES
+from stn_helpers.data.batches import as_float
+from stn_helpers.data.distortions import DISTORTIONS, distorted
+from stn_helpers.data.poses import corner_drift
+from stn_helpers.data.sets import load
 from stn_helpers.theta import decompose
-from stn_helpers.training import RECIPES
+from stn_helpers.training.trainer import RECIPES
+from studies import runner
+from studies.addition import PARAMETERS, STARTS, AdditionNet, Parallel, pairs, who_finds_which
+from studies.networks import build
+from studies.study import STUDIES
 
 every_kind = pytest.mark.parametrize("kind", STARTS)
 

@@ -41,7 +41,7 @@ RUN = [
     bench("series", 12.34, what="01"),
     bench("series", 20.0, what="02"),
     bench("imports", 2.0, what="torch"),
-    bench("imports", 3.0, what="stn_helpers.plots"),
+    bench("imports", 3.0, what="stn_helpers.show.plots"),
     bench("imports", 9.0),
 ]
 
@@ -87,7 +87,7 @@ def test_a_row_has_the_units_of_its_kind(rows):
         ("parts", "| sampler | 1,000 | 20.0 |"),
         ("steps", "| strong-plain | 100 | 1.00 |"),
         ("series", "| all of them | 32 |"),
-        ("imports", "| `stn_helpers.plots` | 3.0 | 1.50 |"),
+        ("imports", "| `stn_helpers.show.plots` | 3.0 | 1.50 |"),
         ("warps", "| tps | 25,000 | 500,000 (20) |  |"),
     ],
 )

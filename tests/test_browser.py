@@ -64,7 +64,7 @@ def lab(tmp_path_factory):
 
 def _save_one_cell(path: Path, words: str) -> None:
     """A notebook with one explorer, saved as the series is: without the kernel's view. JupyterLab trusts words, not files."""
-    code = "from stn_helpers.widgets import SplineExplorer\n\nSplineExplorer(k=3)"
+    code = "from stn_helpers.show.widgets import SplineExplorer\n\nSplineExplorer(k=3)"
     top = f"{words}. **It takes** about a minute to run."
     cells = [nbformat.v4.new_markdown_cell(top), nbformat.v4.new_code_cell(code)]
     book = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})

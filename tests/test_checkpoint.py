@@ -11,18 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from stn_helpers import checkpoint as checkpoint_module
-from stn_helpers.checkpoint import (
-    FORMAT,
-    clear_orphans,
-    fill,
-    load_checkpoint,
-    load_weights,
-    save_checkpoint,
-    save_weights,
-    sha256,
-    write_whole,
-)
+from stn_helpers.data.files import clear_orphans, sha256, write_whole
+from stn_helpers.training import checkpoint as checkpoint_module
+from stn_helpers.training.checkpoint import FORMAT, fill, load_checkpoint, load_weights, save_checkpoint, save_weights
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="Windows cannot be asked whether a process lives")
 
@@ -200,7 +191,7 @@ def test_a_full_disk_leaves_the_old_files_and_nothing_half(checkpoint, weights, 
 
 WRITE_FOR_EVER = """
 import sys
-from stn_helpers.checkpoint import write_whole
+from stn_helpers.data.files import write_whole
 for turn in range(1_000_000):
     write_whole(sys.argv[1], bytes([turn % 256]) * 4_000_000)
 """

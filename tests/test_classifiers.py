@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stn_helpers import classifiers
-from stn_helpers.classifiers import (
+from stn_helpers.transformer import SpatialTransformer
+from studies import networks as classifiers
+from studies.networks import (
     CIFAR10_MEAN,
     CIFAR10_STD,
     MODELS,
@@ -17,8 +18,7 @@ from stn_helpers.classifiers import (
     seed_classifier,
     strong_classifier,
 )
-from stn_helpers.paper import NETWORKS
-from stn_helpers.transformer import SpatialTransformer
+from studies.paper_table import NETWORKS
 
 SEEDS, DIGITS = ([name for name in MODELS if name.startswith(kind)] for kind in ("seed", "digit"))
 STUDIED = [name for name in MODELS if name.startswith(("small", "strong"))]

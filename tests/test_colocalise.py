@@ -8,13 +8,13 @@ import torch
 from scipy.stats import kstest, uniform
 from torch import nn
 
-from stn_helpers import colocalise as module
-from stn_helpers.classifiers import build
-from stn_helpers.colocalise import Finder, MeanPlaces, colocalise, encode, measure, of_one_digit, random_windows, triplet_loss
-from stn_helpers.data import load
-from stn_helpers.distortions import DISTORTIONS
-from stn_helpers.poses import overlap
+from stn_helpers.data.distortions import DISTORTIONS
+from stn_helpers.data.poses import overlap
+from stn_helpers.data.sets import load
 from stn_helpers.theta import decompose
+from studies import colocalise as module
+from studies.colocalise import Finder, MeanPlaces, colocalise, encode, measure, of_one_digit, random_windows, triplet_loss
+from studies.networks import build
 
 
 def random(seed: int = 0) -> torch.Generator:

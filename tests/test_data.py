@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stn_helpers import data as data_module
-from stn_helpers.data import Images, as_float, available, batches, crop, cutout, data_root, flip, load
-from stn_helpers.distortions import distortion
-from stn_helpers.plots import BLUE, GREEN, ORANGE, PINK
+from stn_helpers.data import sets as data_module
+from stn_helpers.data.batches import as_float, batches, crop, cutout, flip
+from stn_helpers.data.distortions import distortion
+from stn_helpers.data.sets import Images, available, data_root, load
+from stn_helpers.show.plots import BLUE, GREEN, ORANGE, PINK
 
 ARCHIVE = "cifar-10-python.tar.gz"
 
@@ -110,7 +111,7 @@ def test_stn_data_says_where_data_lies(small_cifar, tmp_path, monkeypatch):
 
 def test_without_stn_data_the_folder_is_data_in_the_checkout(monkeypatch):
     monkeypatch.delenv("STN_DATA", raising=False)
-    assert (data_root().parent / "stn_helpers" / "data.py").is_file() and data_root().name == "data"
+    assert (data_root().parent / "stn_helpers" / "data" / "sets.py").is_file() and data_root().name == "data"
 
 
 def test_available_looks_and_neither_reads_nor_downloads(small_cifar, served_mnist, server, tmp_path, monkeypatch):
@@ -275,7 +276,7 @@ def test_cifar10_is_the_official_one():
 
 @needs_cifar10
 def test_the_normalisation_is_that_of_the_training_images():
-    from stn_helpers.classifiers import CIFAR10_MEAN, CIFAR10_STD
+    from studies.networks import CIFAR10_MEAN, CIFAR10_STD
 
     channels = load("cifar10", train=True).images.transpose(0, 1).reshape(3, -1)
     counts = torch.stack([channel.bincount(minlength=256) for channel in channels]).double()

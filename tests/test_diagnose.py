@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stn_helpers.classifiers import DigitNet
-from stn_helpers.data import as_float, load
+from stn_helpers.data.batches import as_float
+from stn_helpers.data.distortions import distorted
+from stn_helpers.data.sets import load
 from stn_helpers.diagnose import CURES, Finding, diagnose
-from stn_helpers.distortions import distorted
-from stn_helpers.training import RECIPES, fit
+from stn_helpers.training.trainer import RECIPES, fit
 from stn_helpers.transformer import Blind, Normalize, SpatialTransformer, light_localization
+from studies.networks import DigitNet
 
 FAMILIES = ["affine", "similarity", "attention", "rotation", "projective", "tps"]
 every_family = pytest.mark.parametrize("family", FAMILIES)

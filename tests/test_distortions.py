@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import label, map_coordinates
 from scipy.stats import chisquare, kstest, uniform
 
-from stn_helpers.data import Images, load
-from stn_helpers.distortions import DISTORTIONS, Distortion, distorted, distortion
+from stn_helpers.data.distortions import DISTORTIONS, Distortion, distorted, distortion
+from stn_helpers.data.sets import Images, load
 from stn_helpers.sampler import warp
 from stn_helpers.theta import affine, decompose, invert
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from test_browser import CHROMIUM, chromium
 
-from stn_helpers.data import test_card
-from stn_helpers.explorer import SLIDERS, explorer_html, picture_bytes, spline_presets, template
+from stn_helpers.data.sets import test_card
 from stn_helpers.grid import family_grid, sampling_grid
 from stn_helpers.sampler import sample, warp
+from stn_helpers.show.explorer import SLIDERS, explorer_html, picture_bytes, spline_presets, template
 from stn_helpers.theta import affine, as_matrix, family
 from tools.run import run
 
@@ -645,7 +645,7 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
     kinds = ("MatrixExplorer()", "SplineExplorer(k=3)", "OutputExplorer()")
     top = nbformat.v4.new_markdown_cell("**It takes** about a minute to run.")
-    cells = [nbformat.v4.new_code_cell(f"from stn_helpers.widgets import *\n{kind}") for kind in kinds]
+    cells = [nbformat.v4.new_code_cell(f"from stn_helpers.show.widgets import *\n{kind}") for kind in kinds]
     book = nbformat.v4.new_notebook(cells=[top, *cells], metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
     nbformat.write(book, folder / "saved.ipynb")
     run(folder / "saved.ipynb")

@@ -1,4 +1,4 @@
-"""python -m stn_helpers: real processes, killed and started again, and every way it says no."""
+"""python -m studies: real processes, killed and started again, and every way it says no."""
 
 import os
 import signal
@@ -6,12 +6,13 @@ import time
 from dataclasses import replace
 
 import pytest
-
 from stn_helpers.__main__ import main
-from stn_helpers.checkpoint import load_checkpoint, load_weights, save_weights, sha256
-from stn_helpers.classifiers import build
-from stn_helpers.data import load
-from stn_helpers.training import RECIPES, fit
+
+from stn_helpers.data.files import sha256
+from stn_helpers.data.sets import load
+from stn_helpers.training.checkpoint import load_checkpoint, load_weights, save_weights
+from stn_helpers.training.trainer import RECIPES, fit
+from studies.networks import build
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="Ctrl-C cannot be sent to one process on Windows")
 
@@ -32,9 +33,9 @@ def read_until(stream, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def run(start, tmp_path_factory):
-    """run(words) -> a real `python -m stn_helpers` process, with an empty STN_DATA and no network."""
+    """run(words) -> a real `python -m studies` process, with an empty STN_DATA and no network."""
     empty = tmp_path_factory.mktemp("empty")
-    return lambda words: start(["-m", "stn_helpers", *words], data=empty)
+    return lambda words: start(["-m", "studies", *words], data=empty)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +175,7 @@ def test_without_data_and_network_train_stops_with_the_three_ways_on_and_no_trac
     child = run(["train", "--data", "cifar10", "--epochs", "1", "--out", str(tmp_path / "out")])
     said, errors = child.communicate(timeout=600)
     assert child.returncode == 1 and said == ""
-    assert errors.startswith("stn_helpers: cifar10 is not in ")
+    assert errors.startswith("studies: cifar10 is not in ")
     assert "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz" in errors
     assert all(way in errors for way in ("run again with a network", "place torchvision's files", "set STN_DATA"))
     assert "Traceback" not in errors and not (tmp_path / "out").exists()
@@ -227,7 +228,7 @@ def test_no_transformer_trains_the_plain_twin(trained):
 )
 def test_going_on_with_other_words_is_refused_with_the_difference(trained, more, reason):
     said = exits(quick_words(trained.parent, *more))
-    assert said.startswith("stn_helpers: ") and reason in said and "choose another --out" in said
+    assert said.startswith("studies: ") and reason in said and "choose another --out" in said
 
 
 def test_weights_of_another_architecture_are_refused_with_the_first_difference(small_cifar_for_module, tmp_path):
@@ -251,7 +252,7 @@ def test_weights_that_do_not_say_their_model_are_refused(tmp_path):
 
 def test_a_missing_file_is_refused(tmp_path):
     assert (
-        exits(["evaluate", str(tmp_path / "none.safetensors")]) == f"stn_helpers: there is no file {tmp_path / 'none.safetensors'}"
+        exits(["evaluate", str(tmp_path / "none.safetensors")]) == f"studies: there is no file {tmp_path / 'none.safetensors'}"
     )
 
 
@@ -287,7 +288,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_with_room_the_run_goes_on(hal
 def test_unknown_words_end_with_the_usage(words, capsys):
     with pytest.raises(SystemExit) as caught:
         main(words)
-    assert caught.value.code == 2 and "usage: python -m stn_helpers" in capsys.readouterr().err
+    assert caught.value.code == 2 and "usage: python -m studies" in capsys.readouterr().err
 
 
 def test_data_of_the_wrong_shape_is_refused(tmp_path):

@@ -10,8 +10,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from stn_helpers.data import available
-from stn_helpers.explorer import template
+from stn_helpers.data.sets import available
+from stn_helpers.show.explorer import template
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

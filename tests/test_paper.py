@@ -13,14 +13,14 @@ from scipy.ndimage import map_coordinates
 from scipy.stats import kstest, norm, uniform
 from torch import nn
 
-from stn_helpers import runner
-from stn_helpers.classifiers import MODELS, build
-from stn_helpers.data import load
-from stn_helpers.distortions import DISTORTIONS, Distortion, distorted
-from stn_helpers.paper import FAMILIES, NETWORKS, PARAMETERS, PaperNet, fitting_width
-from stn_helpers.studies import MNIST_SETS, STUDIES, attended, pose_spread, straightened
+from stn_helpers.data.distortions import DISTORTIONS, Distortion, distorted
+from stn_helpers.data.sets import load
 from stn_helpers.theta import CORNERS, control_points, decompose, map_points
-from stn_helpers.training import RECIPES, Trainer
+from stn_helpers.training.trainer import RECIPES, Trainer
+from studies import runner
+from studies.networks import MODELS, build
+from studies.paper_table import FAMILIES, NETWORKS, PARAMETERS, PaperNet, fitting_width
+from studies.study import MNIST_SETS, STUDIES, attended, pose_spread, straightened
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
 WITH_ST = [name for name, (_, _, family) in NETWORKS.items() if family]

@@ -12,8 +12,8 @@ from IPython.utils.capture import capture_output
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from stn_helpers import plots
 from stn_helpers.grid import outline, sampling_grid, target_points
+from stn_helpers.show import plots
 from stn_helpers.theta import affine, family
 
 

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import circmean
 
-from stn_helpers.poses import blur, mean_angle, overlap, undone, wrap
+from stn_helpers.data.poses import blur, mean_angle, overlap, undone, wrap
 from stn_helpers.theta import CORNERS, affine, invert, map_points
 
 quick = settings(deadline=None, max_examples=30)

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from stn_helpers.classifiers import build, digit_classifier
-from stn_helpers.data import load
-from stn_helpers.refine import PlacedNet, RefiningTransformer, cost, glance, on_the_map
-from stn_helpers.studies import STUDIES
+from stn_helpers.data.sets import load
 from stn_helpers.theta import affine
-from stn_helpers.training import RECIPES, Trainer
+from stn_helpers.training.trainer import RECIPES, Trainer
 from stn_helpers.transformer import SpatialTransformer
+from studies.networks import build, digit_classifier
+from studies.refine import PlacedNet, RefiningTransformer, cost, glance, on_the_map
+from studies.study import STUDIES
 
 BRIEF = ["digit-looks-1", "digit-looks-2", "digit-looks-2-resampled", "digit-map", "digit-summary"]
 BRIEF += ["digit-deeper", "digit-glance-24"]

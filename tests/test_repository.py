@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from stn_helpers.checkpoint import load_weights, sha256
-from stn_helpers.classifiers import restore
-from stn_helpers.data import available, data_root, load
-from stn_helpers.distortions import distorted
-from stn_helpers.studies import STUDIES
-from stn_helpers.training import evaluate
+from stn_helpers.data.distortions import distorted
+from stn_helpers.data.files import sha256
+from stn_helpers.data.sets import available, data_root, load
+from stn_helpers.training.checkpoint import load_weights
+from stn_helpers.training.trainer import evaluate
+from studies.networks import restore
+from studies.study import STUDIES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -148,7 +149,7 @@ def test_shipped_weights_reproduce_their_figure_on_digits():
 def test_shipped_weights_reproduce_their_figure_on_cifar10(capsys):
     if not (data_root() / "cifar-10-batches-py").exists():
         pytest.skip("CIFAR-10 is not at hand (STN_DATA)")
-    from stn_helpers.__main__ import main
+    from studies.__main__ import main
 
     weights = json.loads((ROOT / "assets/results/cifar10_seed.json").read_text())["weights"]
     main(["evaluate", str(ROOT / "assets/checkpoints/cifar10_seed_stn.safetensors"), "--data", "cifar10", "--device", "cpu"])

@@ -15,14 +15,17 @@ from shutil import copytree
 import pytest
 import torch
 
-from stn_helpers import runner, studies
-from stn_helpers.checkpoint import load_checkpoint, load_weights, sha256
-from stn_helpers.classifiers import build
-from stn_helpers.data import load
-from stn_helpers.distortions import distorted
-from stn_helpers.runner import mflop, run_study
-from stn_helpers.studies import Arm, Study, confusion, pose_spread
-from stn_helpers.training import RECIPES, Recipe, evaluate
+from stn_helpers.data.distortions import distorted
+from stn_helpers.data.files import sha256
+from stn_helpers.data.sets import load
+from stn_helpers.training.checkpoint import load_checkpoint, load_weights
+from stn_helpers.training.recipes import Recipe
+from stn_helpers.training.trainer import RECIPES, evaluate
+from studies import runner
+from studies import study as studies
+from studies.networks import build
+from studies.runner import mflop, run_study
+from studies.study import Arm, Study, confusion, pose_spread
 
 SMALL = Study(
     name="small_study",
@@ -491,7 +494,8 @@ from pathlib import Path
 sys.path.insert(0, "tests")
 import torch
 from test_runner import LONG, TINY
-from stn_helpers import runner, studies
+from studies import runner
+from studies import study as studies
 torch.set_num_threads(1)
 runner.STUDIES, runner.RECIPES = {"tiny": TINY}, {"tiny": LONG}
 folder = Path(sys.argv[1])

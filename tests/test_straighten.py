@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from stn_helpers.classifiers import DigitNet
-from stn_helpers.data import Images, load
-from stn_helpers.distortions import distorted
-from stn_helpers.poses import blur, undone
-from stn_helpers.straighten import LeanReader, measure, read_lean
+from stn_helpers.data.distortions import distorted
+from stn_helpers.data.poses import blur, undone
+from stn_helpers.data.sets import Images, load
 from stn_helpers.theta import decompose
 from stn_helpers.transformer import SpatialTransformer
+from studies.networks import DigitNet
+from studies.straighten import LeanReader, measure, read_lean
 
 
 class Axis(SpatialTransformer):
@@ -91,7 +91,7 @@ def test_the_lean_is_lost_by_straightening_and_comes_back_with_theta(bars):
 
 def test_a_reader_is_decided_by_its_seed_and_leaves_the_random_state_alone(digits, monkeypatch):
     before, asked = torch.get_rng_state(), []
-    monkeypatch.setattr("stn_helpers.straighten.distorted", lambda data, *how: asked.append(how) or distorted(data, *how))
+    monkeypatch.setattr("studies.straighten.distorted", lambda data, *how: asked.append(how) or distorted(data, *how))
     one, again, other = (read_lean(None, False, *digits, seed, epochs=1) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
     assert one == again != other
@@ -127,7 +127,7 @@ def test_one_that_knows_every_place_overlaps_with_all_of_it(digits):
 
 def test_on_turned_images_the_lean_is_read_in_three_ways(digits, monkeypatch):
     asked = []
-    monkeypatch.setattr("stn_helpers.straighten.read_lean", lambda *inputs: asked.append(inputs) or float(len(asked)))
+    monkeypatch.setattr("studies.straighten.read_lean", lambda *inputs: asked.append(inputs) or float(len(asked)))
     net = network(Knows("rotation", torch.linspace(-1, 1, 80)[:, None])).train()
     found = measure(net, *digits, "turned", 4)
     assert found.keys() == {"undone", "blur", "lean"} and not net.training

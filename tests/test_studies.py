@@ -7,11 +7,12 @@ import pytest
 import torch
 from scipy.stats import ttest_rel
 
-from stn_helpers.classifiers import MODELS, build
-from stn_helpers.data import load
-from stn_helpers.distortions import DISTORTIONS, distorted
-from stn_helpers.poses import corner_drift, undone
-from stn_helpers.studies import (
+from stn_helpers.data.distortions import DISTORTIONS, distorted
+from stn_helpers.data.poses import corner_drift, undone
+from stn_helpers.data.sets import load
+from stn_helpers.training.trainer import RECIPES
+from studies.networks import MODELS, build
+from studies.study import (
     STUDIES,
     Arm,
     Study,
@@ -24,7 +25,6 @@ from stn_helpers.studies import (
     thetas,
     trial_arms,
 )
-from stn_helpers.training import RECIPES
 
 
 @pytest.fixture(scope="module", autouse=True)

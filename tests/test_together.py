@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 from conftest import md5
 
-from stn_helpers import runner
-from stn_helpers.checkpoint import alone, load_checkpoint, sha256
-from stn_helpers.classifiers import build
-from stn_helpers.data import load
-from stn_helpers.runner import run_study
-from stn_helpers.studies import Arm, Study
-from stn_helpers.training import Recipe, fit
+from stn_helpers.data.files import alone, sha256
+from stn_helpers.data.sets import load
+from stn_helpers.training.checkpoint import load_checkpoint
+from stn_helpers.training.recipes import Recipe
+from stn_helpers.training.trainer import fit
+from studies import runner
+from studies.networks import build
+from studies.runner import run_study
+from studies.study import Arm, Study
 from tools.kernel import Kernel
 
 SESSIONS = 10
@@ -27,11 +29,12 @@ CELLS = [
 import torch
 from pathlib import Path
 from torchvision.datasets import CIFAR10
-from stn_helpers import runner
-from stn_helpers.classifiers import build
-from stn_helpers.data import load
-from stn_helpers.studies import Arm, Study
-from stn_helpers.training import Recipe, fit
+from studies import runner
+from studies.networks import build
+from stn_helpers.data.sets import load
+from studies.study import Arm, Study
+from stn_helpers.training.recipes import Recipe
+from stn_helpers.training.trainer import fit
 torch.set_num_threads(1)
 folder = Path({folder!r})
 for name, value in {cifar!r}.items():
@@ -137,7 +140,7 @@ import os, sys, time
 os.environ["no_proxy"] = "*"
 from pathlib import Path
 from torchvision.datasets import CIFAR10, utils
-from stn_helpers.data import load
+from stn_helpers.data.sets import load
 for name, value in {cifar!r}.items():
     setattr(CIFAR10, name, value)
 real = utils.{step}
@@ -169,7 +172,7 @@ def test_kill_9_in_a_download_leaves_nothing_that_the_next_one_minds(start, cifa
 
 TAKE_TURNS = """
 import os, sys
-from stn_helpers.checkpoint import alone
+from stn_helpers.data.files import alone
 inside = sys.argv[1] + "/inside"
 for turn in range(60):
     with alone(sys.argv[1] + "/lock"):

@@ -11,15 +11,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import stn_helpers.grid
-import stn_helpers.training
+import stn_helpers.training.trainer
 import stn_helpers.transformer
-from stn_helpers.checkpoint import load_checkpoint, save_checkpoint
-from stn_helpers.classifiers import build
-from stn_helpers.data import load
-from stn_helpers.distortions import DISTORTIONS
-from stn_helpers.training import (
+from stn_helpers.data.distortions import DISTORTIONS
+from stn_helpers.data.sets import load
+from stn_helpers.training.checkpoint import load_checkpoint, save_checkpoint
+from stn_helpers.training.recipes import Recipe
+from stn_helpers.training.trainer import (
     RECIPES,
-    Recipe,
     Trainer,
     evaluate,
     fit,
@@ -29,6 +28,7 @@ from stn_helpers.training import (
     pick_precision,
 )
 from stn_helpers.transformer import SpatialTransformer, light_localization
+from studies.networks import build
 
 # Everything that has a state: momentum, schedule, dropout, shuffling, flips, crops and cutout.
 FULL = Recipe(
@@ -295,7 +295,7 @@ def test_no_step_waits_for_the_device(digits_as_cifar, monkeypatch):
 
 def test_an_epoch_looks_about_once_a_second(digits_as_cifar, monkeypatch):
     asked = iter(range(1000))  # the clock moves on by 0.7 seconds each time it is asked
-    monkeypatch.setattr(stn_helpers.training, "time", SimpleNamespace(monotonic=lambda: 0.7 * next(asked)))
+    monkeypatch.setattr(stn_helpers.training.trainer, "time", SimpleNamespace(monotonic=lambda: 0.7 * next(asked)))
     steps = []
     Trainer(build("seed-plain"), digits_as_cifar.train, QUICK, seed=0).run_epoch(lambda sums: steps.append(sums.step))
     assert steps == [2, 4]
@@ -528,7 +528,7 @@ def test_progress_prints_one_line_an_epoch(train_here, capsys):
 
 def test_the_bar_shows_loss_accuracy_speed_and_time_left(train_here, monkeypatch, capsys):
     asked = iter(range(1000))
-    monkeypatch.setattr(stn_helpers.training, "time", SimpleNamespace(monotonic=lambda: 0.7 * next(asked)))
+    monkeypatch.setattr(stn_helpers.training.trainer, "time", SimpleNamespace(monotonic=lambda: 0.7 * next(asked)))
     train_here(build("seed-plain"), progress=True)
     last = capsys.readouterr().err.split("\r")[-1]
     assert re.search(r"8/8 \[\d\d:\d\d<\d\d:\d\d, .*step/s, loss \d\.\d{3}, accuracy \d+\.\d %, [\d,]+ images/s\]", last)

@@ -19,14 +19,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from stn_helpers import widgets
-from stn_helpers.data import load, test_card
-from stn_helpers.explorer import MATRIX_PRESETS, SLIDERS, explorer_html, spline_presets
+from stn_helpers.data.sets import load, test_card
 from stn_helpers.grid import family_grid, sampling_grid, target_points
-from stn_helpers.plots import BLUE, RED, image_row, png
 from stn_helpers.sampler import PADDINGS, sample, warp
+from stn_helpers.show import widgets
+from stn_helpers.show.explorer import MATRIX_PRESETS, SLIDERS, explorer_html, spline_presets
+from stn_helpers.show.plots import BLUE, RED, image_row, png
+from stn_helpers.show.widgets import Frames, MatrixExplorer, OutputExplorer, SplineExplorer, jpeg
 from stn_helpers.theta import CORNERS, affine, as_matrix, control_points, family, map_points, projective
-from stn_helpers.widgets import Frames, MatrixExplorer, OutputExplorer, SplineExplorer, jpeg
 from tools.kernel import Kernel, updates
 
 test_card.__test__ = False  # the picture, not a test
@@ -830,7 +830,7 @@ def test_a_failure_in_ones_own_observer_does_not_freeze_the_sliders():
 FAILING = [
     """
 import torch
-from stn_helpers.widgets import MatrixExplorer
+from stn_helpers.show.widgets import MatrixExplorer
 explorer = MatrixExplorer({"card": torch.rand(3, 16, 16), "broken": lambda: 1 / 0}, presets={"bad": {"angle": 90}})
 draw = explorer.facts
 def facts(*given):
@@ -899,7 +899,7 @@ def test_a_drag_of_200_steps_ends_at_its_last_value(kernel, kind, name, values):
     """All 200 are in the queue before the first is answered."""
     slider, image = kernel.run(
         "from ipywidgets import Image\n"
-        f"from stn_helpers.widgets import {kind}\n"
+        f"from stn_helpers.show.widgets import {kind}\n"
         f"explorer = {kind}()\n"
         "def below(widget):\n"
         "    return [widget] + [w for child in getattr(widget, 'children', ()) for w in below(child)]\n"
@@ -921,7 +921,7 @@ def test_a_drag_of_200_steps_ends_at_its_last_value(kernel, kind, name, values):
 
 def test_a_step_that_fails_in_the_kernel_is_told_on_the_page_and_the_next_clears_it(kernel):
     slider, status = kernel.run(
-        "from stn_helpers.widgets import MatrixExplorer\n"
+        "from stn_helpers.show.widgets import MatrixExplorer\n"
         "explorer = MatrixExplorer()\n"
         "draw = explorer.facts\n"
         "def facts(*given):\n"

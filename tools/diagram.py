@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from torch import Tensor
 
-from stn_helpers.data import test_card
+from stn_helpers.data.sets import test_card
 from stn_helpers.grid import sampling_grid
-from stn_helpers.plots import BLUE, GREEN, LOOK, RED, grid_lines, pixels
 from stn_helpers.sampler import warp
+from stn_helpers.show.plots import BLUE, GREEN, LOOK, RED, grid_lines, pixels
 from stn_helpers.theta import affine, invert
 
 INK, LINE = "#222222", "#555555"

@@ -12,15 +12,13 @@ from IPython.core.inputtransformer2 import TransformerManager
 from matplotlib.patches import Rectangle
 from torchvision.utils import make_grid
 
-from stn_helpers import addition
-from stn_helpers.checkpoint import write_whole
-from stn_helpers.classifiers import build, restore
-from stn_helpers.colocalise import STEPS, Finder, colocalise, of_one_digit
-from stn_helpers.data import as_float, load, test_card
-from stn_helpers.distortions import distorted
+from stn_helpers.data.batches import as_float
+from stn_helpers.data.distortions import distorted
+from stn_helpers.data.files import write_whole
+from stn_helpers.data.sets import load, test_card
 from stn_helpers.grid import family_grid, outline, sampling_grid
-from stn_helpers.paper import ERRORS
-from stn_helpers.plots import (
+from stn_helpers.sampler import sample
+from stn_helpers.show.plots import (
     BLUE,
     GRAY,
     GREEN,
@@ -36,10 +34,13 @@ from stn_helpers.plots import (
     png,
     two_inks,
 )
-from stn_helpers.sampler import sample
-from stn_helpers.studies import ASSETS, MNIST_SETS, PLACES, SETS, SLOW
 from stn_helpers.theta import affine, control_points, family, invert, map_points, projective
-from stn_helpers.training import fit
+from stn_helpers.training.trainer import fit
+from studies import addition
+from studies.colocalise import STEPS, Finder, colocalise, of_one_digit
+from studies.networks import build, restore
+from studies.paper_table import ERRORS
+from studies.study import ASSETS, MNIST_SETS, PLACES, SETS, SLOW
 
 from .diagram import spatial_transformer
 from .gradients import theta_gradient

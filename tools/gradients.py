@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 from torch import Tensor
 
-from stn_helpers.data import load
+from stn_helpers.data.sets import load
 from stn_helpers.grid import sampling_grid, target_points
-from stn_helpers.plots import LOOK, ORANGE, SKY, draw
 from stn_helpers.sampler import sample, warp
+from stn_helpers.show.plots import LOOK, ORANGE, SKY, draw
 from stn_helpers.theta import affine, map_points
 
 SMALLER = affine(scale=1.4)  # a black frame around the digit, so that it has room to turn

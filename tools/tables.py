@@ -5,8 +5,8 @@ import re
 import statistics
 from pathlib import Path
 
-from stn_helpers.paper import ERRORS
-from stn_helpers.studies import MNIST_SETS
+from studies.paper_table import ERRORS
+from studies.study import MNIST_SETS
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,11 +5,12 @@ import time
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import Images, as_float
-from .distortions import distorted
-from .sampler import sample
-from .theta import compose
-from .transformer import SpatialTransformer, light_localization
+from stn_helpers.data.batches import as_float
+from stn_helpers.data.distortions import distorted
+from stn_helpers.data.sets import Images
+from stn_helpers.sampler import sample
+from stn_helpers.theta import compose
+from stn_helpers.transformer import SpatialTransformer, light_localization
 
 
 class RefiningTransformer(SpatialTransformer):

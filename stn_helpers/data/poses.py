@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from .grid import target_points
-from .theta import CORNERS, decompose, invert, map_points
+from stn_helpers.grid import target_points
+from stn_helpers.theta import CORNERS, decompose, invert, map_points
 
 
 def wrap(degrees: Tensor) -> Tensor:

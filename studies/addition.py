@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import Images
-from .distortions import distorted
-from .paper import fitting_width
-from .poses import corner_drift
-from .theta import affine
-from .transformer import SpatialTransformer
+from stn_helpers.data.distortions import distorted
+from stn_helpers.data.poses import corner_drift
+from stn_helpers.data.sets import Images
+from stn_helpers.theta import affine
+from stn_helpers.transformer import SpatialTransformer
+from studies.paper_table import fitting_width
 
 CANVAS, SUMS = 42, 19  # pixels a side, as in the paper; 0 + 0 to 9 + 9
 PARAMETERS = 200_000  # what every network has, as nearly as its width allows

@@ -18,14 +18,16 @@ from filelock import FileLock
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from .checkpoint import fill, load_checkpoint, save_weights, write_whole
-from .classifiers import build
-from .data import Images, as_float, data_root, load
-from .distortions import distorted
-from .stacked import fit_stacked, stackable
-from .studies import ASSETS, STUDIES, Study, confusion, pose_spread, summarise
-from .training import RECIPES, Recipe, evaluate, fit, pick_device, pick_precision
-from .transformer import SpatialTransformer
+from stn_helpers.data.batches import as_float
+from stn_helpers.data.distortions import distorted
+from stn_helpers.data.files import write_whole
+from stn_helpers.data.sets import Images, data_root, load
+from stn_helpers.training.checkpoint import fill, load_checkpoint, save_weights
+from stn_helpers.training.recipes import Recipe
+from stn_helpers.training.trainer import RECIPES, evaluate, fit, pick_device, pick_precision
+from stn_helpers.transformer import SpatialTransformer
+from studies.networks import build
+from studies.study import ASSETS, STUDIES, Study, confusion, pose_spread, summarise
 
 # Networks draw from torch's one generator in a process, so a process trains one at a time, whatever an executor would like.
 ONE_AT_A_TIME = threading.RLock()
@@ -65,15 +67,13 @@ def run_study(
     progress: bool = True,
     sets: list[str] | None = None,
     executor: Executor | None = None,
-    stacked: bool = False,
 ) -> dict:
     """Run what is missing of a study and return its results, which are also in `assets`/results/NAME.json.
 
     arms, sets: some only, see `Study.choose`. epochs: shorter runs, for a try, which go to a file of their own and publish
     nothing. executor: any of concurrent.futures, say Dask's `client.get_executor()`; its workers must find data, code and,
     to go on where a killed one was, `runs`. None runs here, one after the other. A run that was killed goes on from its
-    checkpoint in `runs`. Two processes may work on one study at once. stacked: the seeds of an arm are trained at once, where
-    its network is `stackable`; for a GPU, which small networks leave waiting.
+    checkpoint in `runs`. Two processes may work on one study at once.
     A run whose loss or weights stop being finite is a result too: it counts as its last good epoch left it, and its row says
     so, "diverged".
     Raises ValueError for an unknown study, arm or set, and for a random theta without the arm whose spread it takes.
@@ -96,7 +96,7 @@ def run_study(
             jobs.append(Job(study, arm, seed, recipe, str(where), kind, folder, command, ships))
     jobs = [job for job in jobs if not _find(_read(path, study), *job.key)]
     _check_spreads(jobs, _read(path, study))
-    groups = _groups(jobs, stacked)
+    groups = [[job] for job in jobs]
     with Watch(jobs, progress) as watch:
         if executor is None:
             for group in groups:
@@ -107,16 +107,6 @@ def run_study(
         else:
             _hand_out(executor, groups, path, assets, watch)
     return _read(path, study)
-
-
-def _groups(jobs: list[Job], stacked: bool) -> list[list[Job]]:
-    """What is trained at once: every job alone; or stacked, the seeds of an arm together."""
-    arms = {job.arm: job for job in jobs} if stacked else {}
-    together = {arm for arm, job in arms.items() if not job.study.arms[arm].spread_of and stackable(_build(job))}
-    groups: dict[tuple, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault((job.arm, None if job.arm in together else job.seed), []).append(job)
-    return list(groups.values())
 
 
 def _hand_out(executor: Executor, groups: list[list[Job]], path: Path, assets: Path, watch: "Watch") -> None:
@@ -271,11 +261,6 @@ def _train(jobs: list[Job], watch: "Watch | None") -> tuple[list[torch.nn.Module
 
     precision = {"bfloat16": "bf16"}.get(first.precision, first.precision)
     settings = train, distorted(test, arm.test)[0], first.recipe
-    if len(jobs) > 1:
-        histories = fit_stacked(
-            models, *settings, seeds, first.device, precision, list(folders.values()), name=arm.model, after_epoch=after_epoch
-        )
-        return models, histories
     history = fit(
         models[0],
         *settings,

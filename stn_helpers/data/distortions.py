@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .data import Images
-from .grid import family_grid
-from .sampler import sample, warp
-from .theta import CORNERS, affine, control_points, family, invert, map_points, projective
+from stn_helpers.data.sets import Images
+from stn_helpers.grid import family_grid
+from stn_helpers.sampler import sample, warp
+from stn_helpers.theta import CORNERS, affine, control_points, family, invert, map_points, projective
 
 PATCH = 6  # pixels a side of a piece of clutter: the paper's 6 x 6
 PLATE = family("tps")  # the paper's 4 x 4 control points

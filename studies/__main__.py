@@ -1,4 +1,4 @@
-"""python -m stn_helpers train | evaluate | study: the same functions that the notebooks call, from a terminal."""
+"""python -m studies train | evaluate | study: the same functions that the notebooks call, from a terminal."""
 
 import argparse
 import os
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import save_weights
-from .classifiers import MODELS, build, restore
-from .data import DATASETS, data_root, load
-from .runner import run_study
-from .studies import STUDIES
-from .training import RECIPES, evaluate, fit, pick_device
+from stn_helpers.data.sets import DATASETS, data_root, load
+from stn_helpers.training.checkpoint import save_weights
+from stn_helpers.training.trainer import RECIPES, evaluate, fit, pick_device
+from studies.networks import MODELS, build, restore
+from studies.runner import run_study
+from studies.study import STUDIES
 
 
 def train(args: argparse.Namespace) -> None:
@@ -52,10 +52,10 @@ def evaluate_file(args: argparse.Namespace) -> None:
 
 def study(args: argparse.Namespace) -> None:
     arms, sets = ([name.strip() for name in text.split(";")] if text else None for text in (args.arms, args.sets))
-    command = "python -m stn_helpers " + shlex.join(sys.argv[1:])
+    command = "python -m studies " + shlex.join(sys.argv[1:])
     options = {"device": args.device, "precision": args.precision, "sets": sets, "command": command}
     with workers(args.workers) as executor:
-        results = run_study(args.name, args.seeds, arms, args.epochs, executor=executor, stacked=args.stacked, **options)
+        results = run_study(args.name, args.seeds, arms, args.epochs, executor=executor, **options)
     for row in results["summary"]:
         spread = "" if row["sd"] is None else f" +- {row['sd']:.2f}"
         gain, line = (
@@ -86,7 +86,7 @@ def positive(text: str) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m stn_helpers", description=__doc__)
+    top = argparse.ArgumentParser(prog="python -m studies", description=__doc__)
     commands = top.add_subparsers(required=True)
 
     one = commands.add_parser("train", help="train a network; after a kill the same command goes on where it was")
@@ -115,7 +115,6 @@ def parser() -> argparse.ArgumentParser:
     three.add_argument("--arms", help="some arms only, separated by semicolons")
     three.add_argument("--sets", help="only the arms tested under these distortions, separated by semicolons")
     three.add_argument("--workers", type=positive, default=1, help="how many processes share the work")
-    three.add_argument("--stacked", action="store_true", help="train the seeds of an arm at once, as one network; for a GPU")
     three.add_argument("--epochs", type=positive, help="shorter runs, for a try")
 
     for command in (one, two, three):
@@ -133,7 +132,7 @@ def main(words: list[str] | None = None) -> None:
         print("\nStopped.", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"stn_helpers: {error}")
+        sys.exit(f"studies: {error}")
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .data import Images, as_float
-from .distortions import distorted
-from .grid import target_points
-from .poses import overlap
-from .sampler import warp
-from .theta import affine
-from .transformer import SpatialTransformer
+from stn_helpers.data.batches import as_float
+from stn_helpers.data.distortions import distorted
+from stn_helpers.data.poses import overlap
+from stn_helpers.data.sets import Images
+from stn_helpers.grid import target_points
+from stn_helpers.sampler import warp
+from stn_helpers.theta import affine
+from stn_helpers.transformer import SpatialTransformer
 
 WINDOW = 1 / 3  # 28 pixels of 84: the size is given, the place is not
 SIDE, MANY = 28, 100  # pixels of a crop; pictures of one digit

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .data import test_card
-from .theta import control_points
+from stn_helpers.data.sets import test_card
+from stn_helpers.theta import control_points
 
 SIDE = 128  # a larger picture is made smaller, on its longer side
 LOSSLESS = 12_000  # bytes; a picture whose PNG is larger, a photograph, goes as a JPEG

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .addition import STARTS, AdditionNet
-from .checkpoint import fill, load_weights
-from .paper import NETWORKS, PaperNet
-from .refine import PlacedNet, deeper, glance, on_the_map, refining
-from .transformer import Blind, Noise, Normalize, SpatialTransformer, light_localization, seed_localization
+from stn_helpers.training.checkpoint import fill, load_weights
+from stn_helpers.transformer import Blind, Noise, Normalize, SpatialTransformer, light_localization, seed_localization
+from studies.addition import STARTS, AdditionNet
+from studies.paper_table import NETWORKS, PaperNet
+from studies.refine import PlacedNet, deeper, glance, on_the_map, refining
 
 # Mean and standard deviation of the 50,000 CIFAR-10 training images, channel by channel, in [0, 1].
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

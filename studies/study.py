@@ -9,14 +9,15 @@ from pathlib import Path
 
 import torch
 
-from . import addition, colocalise, refine, straighten
-from .data import Images, batches
-from .distortions import distorted, distortion
-from .paper import FAMILIES
-from .poses import corner_drift, undone
-from .theta import decompose
-from .training import Recipe
-from .transformer import SpatialTransformer
+from stn_helpers.data.batches import batches
+from stn_helpers.data.distortions import distorted, distortion
+from stn_helpers.data.poses import corner_drift, undone
+from stn_helpers.data.sets import Images
+from stn_helpers.theta import decompose
+from stn_helpers.training.recipes import Recipe
+from stn_helpers.transformer import SpatialTransformer
+from studies import addition, colocalise, refine, straighten
+from studies.paper_table import FAMILIES
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .transformer import SpatialTransformer
+from stn_helpers.transformer import SpatialTransformer
 
 PARAMETERS = 400_000  # what every network has, as nearly as its width allows
 CANVASES = (28, 42, 60)  # R, P and E; RTS; TC

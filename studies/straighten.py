@@ -4,12 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .classifiers import digit_classifier
-from .data import Images, as_float
-from .distortions import distorted
-from .poses import blur, overlap, undone
-from .theta import decompose
-from .transformer import SpatialTransformer
+from stn_helpers.data.batches import as_float
+from stn_helpers.data.distortions import distorted
+from stn_helpers.data.poses import blur, overlap, undone
+from stn_helpers.data.sets import Images
+from stn_helpers.theta import decompose
+from stn_helpers.transformer import SpatialTransformer
+from studies.networks import digit_classifier
 
 
 class LeanReader(nn.Module):

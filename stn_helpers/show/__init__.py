@@ -1,0 +1,1 @@
+"""Show: pictures, sliders, and an explorer that needs no kernel."""
