@@ -277,7 +277,7 @@ class Trainer:
         else:
             self.seed_generators((self.seed + 1) * 1_000_003 + len(self.history))
             notes.append(f"on {self.device.type} after {state['device']}, with new random numbers")
-        self.note = f"from epoch {len(self.history) + 1} on " + " and ".join(notes) if notes else ""
+        self.note = f"from epoch {len(self.history) + 1}: " + "; ".join(notes) if notes else ""
 
 
 def fit(
