@@ -157,36 +157,24 @@ class Trainer:
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.random = {kind: torch.Generator(kind).manual_seed(seed).get_state() for kind in {"cpu", self.device.type}}
 
-    def global_random(self) -> dict[str, Tensor]:
-        """The state of the generators that dropout draws from."""
-        state = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            state["cuda"] = torch.cuda.get_rng_state(self.device)
-        return state
-
     @contextmanager
-    def own_randomness(self, state: dict[str, Tensor] | None):
+    def own_randomness(self):
         """Run with a random state of our own, and leave the caller's as it was."""
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            if state is not None:
-                torch.set_rng_state(state["cpu"])
-            if state is not None and "cuda" in state:
-                torch.cuda.set_rng_state(state["cuda"], self.device)
+        cuda = self.device.type == "cuda"
+        with torch.random.fork_rng(devices=[self.device] if cuda else []):
+            torch.set_rng_state(self.random["cpu"])
+            if cuda:
+                torch.cuda.set_rng_state(self.random["cuda"], self.device)
             yield
-
-    def autocast(self) -> torch.autocast:
-        """The precision in which the network runs while it trains."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What is minimised."""
-        return F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+            self.random = {"cpu": torch.get_rng_state()}
+            if cuda:
+                self.random["cuda"] = torch.cuda.get_rng_state(self.device)
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """One step of gradient descent: (loss, logits), still on the device."""
-        with self.autocast():
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self.model(images)
-            loss = self.loss(logits, labels)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.recipe.clip:
@@ -215,7 +203,7 @@ class Trainer:
         sums = Epoch.start(self.steps, self.device)
         shown = time.monotonic()
         self.model.train()
-        with self.own_randomness(self.random):
+        with self.own_randomness():
             try:
                 for images, labels in self.batches():
                     sums.add(*self.step(images, labels), labels)
@@ -225,7 +213,6 @@ class Trainer:
             except NotFiniteError as error:
                 sums.check(number)  # a loss that diverged before explains it
                 raise FloatingPointError(f"step {sums.step + 1} of epoch {number}: {error}") from error
-            self.random = self.global_random()
         self.check(sums)
         return sums
 
@@ -354,7 +341,7 @@ def begin(trainer: Trainer, path: Path, run: dict, precision: str = "auto") -> N
 
 def _one_epoch(trainer: Trainer, test: Images, bar) -> dict:
     """Train and test once; the row of the history."""
-    began, done = time.monotonic(), len(trainer.history) * trainer.steps
+    began, done, number = time.monotonic(), len(trainer.history) * trainer.steps, len(trainer.history) + 1
 
     def look(sums: Epoch) -> None:
         now, rate = sums.summary(), sums.images / (time.monotonic() - began)
@@ -362,21 +349,14 @@ def _one_epoch(trainer: Trainer, test: Images, bar) -> dict:
         bar.update(done + sums.step - bar.n)
 
     sums = trainer.run_epoch(look)
-    row = row_of(trainer, sums, test, time.monotonic() - began)
-    bar.update(done + sums.step - bar.n)
-    return row
-
-
-def row_of(trainer: Trainer, sums: Epoch, test: Images, seconds: float) -> dict:
-    """The row of the history for the epoch that has just run, which took so many seconds: what its sums say, and the test."""
-    trained = sums.summary()
+    trained, seconds = sums.summary(), time.monotonic() - began
     tested = evaluate(trainer.model, test)
     if not math.isfinite(tested["loss"]):
-        number = len(trainer.history) + 1
         raise FloatingPointError(f"the test loss is not finite after epoch {number}; the last good checkpoint is kept")
+    bar.update(done + sums.step - bar.n)
     note, trainer.note = {"note": trainer.note} if trainer.note else {}, ""
     return {
-        "epoch": len(trainer.history) + 1,
+        "epoch": number,
         "train_loss": trained["loss"],
         "train_accuracy": trained["accuracy"],
         "test_loss": tested["loss"],
