@@ -114,6 +114,15 @@ def test_two_epochs_and_two_more_equal_four(undisturbed, train_here, tmp_path):
     assert same(*ends)
 
 
+@pytest.mark.parametrize("changes", [{"thirds": True}, {"optimizer": "adamw", "one_cycle": True}], ids=["thirds", "adamw"])
+def test_every_schedule_and_optimizer_goes_on_to_the_bit(train_here, tmp_path, changes):
+    recipe, whole, model = Recipe(epochs=3, batch_size=32, lr=0.01, **changes), build("stn"), build("stn", 9)
+    history = train_here(whole, recipe)
+    train_here(build("stn"), recipe, out=tmp_path, stop_after=1)
+    assert timeless(train_here(model, recipe, out=tmp_path)) == timeless(history)
+    assert same(model.state_dict(), whole.state_dict())
+
+
 def test_a_finished_run_is_not_trained_again(undisturbed, train_here):
     out, whole, history = undisturbed
     before, model = (out / "checkpoint.stn").read_bytes(), build("stn", 5)

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -89,18 +89,12 @@ def _check_images(data: Images) -> None:
         raise ValueError(f"the set {data.name!r} holds no images; expected at least one to test on")
 
 
-@dataclass
 class Epoch:
     """The running sums of one epoch. They stay on the device, so that no step waits for them."""
 
-    losses: Tensor
-    right: Tensor
-    step: int = 0
-    images: int = 0
-
-    @classmethod
-    def start(cls, steps: int, device) -> "Epoch":
-        return cls(torch.zeros(steps, device=device), torch.zeros((), device=device))
+    def __init__(self, steps: int, device):
+        self.losses, self.right = torch.zeros(steps, device=device), torch.zeros((), device=device)
+        self.step = self.images = 0
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         self.losses[self.step] = loss.detach()
@@ -114,6 +108,7 @@ class Epoch:
         return {"loss": loss, "accuracy": 100 * self.right.item() / max(1, self.images)}
 
     def check(self, epoch: int) -> None:
+        """Raise FloatingPointError at the first loss that is not finite."""
         bad = ~self.losses[: self.step].isfinite()
         if bad.any():
             raise FloatingPointError(
@@ -200,7 +195,7 @@ class Trainer:
     def run_epoch(self, look: Callable[[Epoch], None] = lambda epoch: None) -> Epoch:
         """One pass over the training images. `look` is called about once a second, to show how it goes."""
         number = len(self.history) + 1
-        sums = Epoch.start(self.steps, self.device)
+        sums = Epoch(self.steps, self.device)
         shown = time.monotonic()
         self.model.train()
         with self.own_randomness():
