@@ -300,14 +300,12 @@ def fit(
     # Two processes in one folder would write over each other's epochs: the second waits, and finds the run finished.
     waiting = f"Another process trains in {out}; waiting for it." if progress else ""
     with alone(path.with_suffix(".lock"), waiting) if path else nullcontext():
-        run = trainer.about(name) if path else {}
-        if path:
-            begin(trainer, path, run, precision)
+        run = _begin(trainer, path, name, precision) if path else {}
         with _bar(trainer, last, progress) as bar:
             say = bar.write if progress else lambda words: None
             if len(trainer.history) < last:
                 say(", ".join(filter(None, [describe_device(trainer.device, trainer.dtype), trainer.note])))
-            else:
+            elif path:
                 say(f"finished before, after {len(trainer.history)} epochs; to train anew, delete {path}")
             while len(trainer.history) < last:
                 row = _one_epoch(trainer, test, bar)
@@ -319,12 +317,13 @@ def fit(
     return trainer.history
 
 
-def begin(trainer: Trainer, path: Path, run: dict, precision: str = "auto") -> None:
-    """Go on from the checkpoint, or write the first one. Raises ValueError for a checkpoint of another run."""
+def _begin(trainer: Trainer, path: Path, name: str, precision: str) -> dict:
+    """Go on from the checkpoint, or write the first one; what it says of the run. Raises ValueError for that of another run."""
     clear_orphans(path)
+    run = trainer.about(name)
     if not path.exists():
         save_checkpoint(path, {**trainer.state(), "run": run})
-        return
+        return run
     state = load_checkpoint(path)
     then, now = dict(state["run"]), dict(run)
     if precision != "auto":  # said by hand, it decides
@@ -332,6 +331,7 @@ def begin(trainer: Trainer, path: Path, run: dict, precision: str = "auto") -> N
     if changed := [f"{key} {then.get(key)!r}, not {now[key]!r}" for key in now if then.get(key) != now[key]]:
         raise ValueError(f"{path} belongs to another run ({', '.join(changed)}); choose another folder (out, --out)")
     trainer.restore(state, path)
+    return run
 
 
 def _one_epoch(trainer: Trainer, test: Images, bar) -> dict:
