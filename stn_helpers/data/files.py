@@ -1,0 +1,83 @@
+"""Files that are written whole or not at all, by one process at a time."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+def write_whole(path: Path | str, data: bytes) -> None:
+    """Write a file so that a power cut leaves the old one or the new one, never half. Raises OSError (disk full ...)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clear_orphans(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # the new name itself must reach the disk too
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def clear_orphans(path: Path | str) -> None:
+    """Remove what a killed `write_whole` of this path left behind, unless its process still lives."""
+    path = Path(path)
+    for part in path.parent.glob(f".{path.name}.*.part"):
+        pid = part.name.split(".")[-2]
+        if not (pid.isdigit() and _alive(int(pid))):
+            with suppress(OSError):  # Windows refuses while its process lives
+                part.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    if os.name != "posix":
+        return False  # there, a file that is being written cannot be removed
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextmanager
+def alone(lock: Path | str, waiting: str = "") -> Iterator[None]:
+    """`with alone(file):` only one process or thread at a time is in here. The others wait, and say `waiting` first.
+
+    The file is made, with its folder, and is gone afterwards; after a kill the next one in removes it. Raises OSError where it
+    cannot be made.
+    """
+    lock = Path(lock)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    key = FileLock(lock)
+    try:
+        key.acquire(blocking=False)
+    except Timeout:
+        if waiting:
+            print(waiting, flush=True)
+        key.acquire()
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows refuses, and removes it in release()
+            lock.unlink()
+        key.release()
+
+
+def sha256(path: Path | str) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
