@@ -1,10 +1,10 @@
 """Sets: CIFAR-10, MNIST and digits as uint8 tensors, found or downloaded, and a test card."""
 
+import hashlib
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -40,6 +40,14 @@ class Images:
     def to(self, device) -> "Images":
         """The same images on a device, uint8 still: all of CIFAR-10 is 184 MB."""
         return Images(self.name, self.images.to(device), self.labels.to(device), self.classes)
+
+    def digest(self) -> str:
+        """Sixteen letters that are others for other images or labels: the beginning of their SHA-256."""
+        total = hashlib.sha256()
+        for tensor in (self.images, self.labels):
+            total.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            total.update(tensor.cpu().contiguous().numpy())
+        return total.hexdigest()[:16]
 
     def subset(self, index) -> "Images":
         """The images of an index, a slice or a list."""
@@ -221,15 +229,3 @@ def test_card(size: int = 128) -> Tensor:
     }.items():
         card[:, area] = torch.tensor(color)[:, None]
     return F.avg_pool2d(card, 4)
-
-
-
-
-
-
-
-
-
-
-
-
