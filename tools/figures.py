@@ -16,7 +16,8 @@ from stn_helpers.data.batches import as_float
 from stn_helpers.data.distortions import distorted
 from stn_helpers.data.files import write_whole
 from stn_helpers.data.sets import load, test_card
-from stn_helpers.grid import family_grid, outline, sampling_grid
+from stn_helpers.families import control_points, family, family_grid, outline
+from stn_helpers.grid import sampling_grid
 from stn_helpers.sampler import sample
 from stn_helpers.show.plots import (
     BLUE,
@@ -34,7 +35,7 @@ from stn_helpers.show.plots import (
     png,
     two_inks,
 )
-from stn_helpers.theta import affine, control_points, family, invert, map_points, projective
+from stn_helpers.theta import affine, invert, map_points, projective
 from stn_helpers.training.trainer import fit
 from studies import addition
 from studies import straighten as straightening
