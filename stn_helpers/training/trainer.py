@@ -11,47 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stn_helpers.checks import NotFiniteError
 from stn_helpers.data.batches import batches
 from stn_helpers.data.distortions import Distortion, distortion
 from stn_helpers.data.files import alone, clear_orphans
 from stn_helpers.data.sets import Images
-from stn_helpers.theta import NotFiniteError
 from stn_helpers.training.checkpoint import fill, load_checkpoint, save_checkpoint
 from stn_helpers.training.devices import PRECISIONS, describe_device, dtype_name, has_bfloat16, pick_device, pick_precision
 from stn_helpers.training.recipes import Recipe, named_recipe
-from stn_helpers.transformer import SpatialTransformer
-
-
-# The ground floor's `parameter_groups` takes this one's place as soon as it is there.
-def _parameter_groups(
-    model: nn.Module,
-    lr: float,
-    localization: float = 1.0,
-    weight_decay: float = 0.0,
-    localization_decay: float = 1.0,
-) -> list[dict]:
-    """Localization networks with a share of the rate and of the decay; weight decay for weights only.
-
-    Decay must not reach biases: pulling theta's identity bias to zero would zoom every picture into a point.
-    """
-    inside = {id(p) for m in model.modules() if isinstance(m, SpatialTransformer) for p in m.parameters()}
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            groups.setdefault((id(parameter) in inside, parameter.ndim > 1), []).append(parameter)
-    return [
-        {
-            "params": params,
-            "lr": lr * (localization if inner else 1.0),
-            "weight_decay": weight_decay * (localization_decay if inner else 1.0) if decays else 0.0,
-        }
-        for (inner, decays), params in groups.items()
-    ]
+from stn_helpers.transformer import parameter_groups
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, steps: int):
     """(optimizer, schedule) of a recipe: SGD or AdamW; constant, one-cycle or in thirds over `steps` steps."""
-    groups = _parameter_groups(model, recipe.lr, recipe.localization, recipe.weight_decay, recipe.localization_decay)
+    groups = parameter_groups(model, recipe.lr, recipe.localization, recipe.weight_decay, recipe.localization_decay)
     if recipe.optimizer == "sgd":
         optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
     else:
