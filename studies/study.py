@@ -71,6 +71,7 @@ class Study:
 
     name: of its file, and of its results. ship: {arm: file} of weights that are published.
     measure(model, sets, arm, seed): more for a row, a dict. prepare: makes of a data set what the study trains and tests on.
+    precision: float32 or bfloat16, in which its runs train; one study, one precision. They are tested in float32.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Study:
     ship: dict[str, str] = field(default_factory=dict)
     measure: Callable[..., dict] | None = None
     prepare: Callable[[Images], Images] | None = None
+    precision: str = "float32"
 
     def choose(self, arms: list[str] | None = None, sets: list[str] | None = None) -> list[str]:
         """The arms of these names and tests, in the study's order. None: all of them that need no asking.
