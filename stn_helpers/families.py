@@ -219,7 +219,7 @@ class ThinPlateSpline(Family):
 def _knots(k: int) -> list[tuple[float, float]]:
     if not isinstance(k, int) or k < 2:
         raise ValueError(f"k is {k!r}; expected at least 2 control points a side")
-    line = [2 * i / (k - 1) - 1 for i in range(k)]
+    line = [(2 * i - k + 1) / (k - 1) for i in range(k)]
     return [(x, y) for y in line for x in line]
 
 

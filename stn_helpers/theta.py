@@ -74,7 +74,7 @@ def affine(angle: Any = 0.0, scale: Any = 1.0, shear: Any = 0.0, shift: Any = (0
     return torch.stack([top, bottom], dim=-2)
 
 
-def as_matrix(theta: Tensor) -> Tensor:
+def as_matrix(theta: Tensor, name: str = "theta") -> Tensor:
     """theta as (N, 3, 3), with the row (0, 0, 1) added where it is implied.
 
     theta: (N, 2, 3) or (N, 3, 3); a single (2, 3) or (3, 3) counts as N = 1. Raises ValueError for anything else.
@@ -82,12 +82,12 @@ def as_matrix(theta: Tensor) -> Tensor:
     """
     if not isinstance(theta, Tensor) or not theta.is_floating_point():
         came = theta.dtype if isinstance(theta, Tensor) else type(theta).__name__
-        raise ValueError(f"theta is {came}; expected a floating point tensor")
+        raise ValueError(f"{name} is {came}; expected a floating point tensor")
     shape = tuple(theta.shape)
     if theta.ndim == 2:
         theta = theta[None]
     if theta.ndim != 3 or theta.shape[1:] not in ((2, 3), (3, 3)):
-        raise ValueError(f"theta has shape {shape}; expected (N, 2, 3) or (N, 3, 3)")
+        raise ValueError(f"{name} has shape {shape}; expected (N, 2, 3) or (N, 3, 3)")
     if theta.shape[1] == 3:
         return theta
     last = theta.new_tensor([0.0, 0.0, 1.0]).expand(theta.shape[0], 1, 3)  # len() would be a constant in a trace
@@ -255,7 +255,7 @@ def theta_from_pixels(
     Returns theta as many rows as came, target -> source. Raises ValueError for other shapes, or a singular matrix.
     """
     matrix = _floats(matrix)
-    square = as_matrix(matrix).double()
+    square = as_matrix(matrix, "matrix").double()
     source_size, target_size = check_size(source, "source"), check_size(target, "target")
     look = square if inverse_map else invert(square)
     to_source = _from_pixels(source_size, align_corners, square)

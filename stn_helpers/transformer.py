@@ -65,7 +65,10 @@ class SpatialTransformer(nn.Module):
         self.family = family if isinstance(family, Family) else named(family)
         self.size = None if size is None else check_size(size)
         self.align_corners, self.padding_mode = align_corners, padding_mode
-        self.to_theta = ToTheta(last_width(localization) if features is None else features, self.family.identity)
+        features = last_width(localization) if features is None else features
+        if not isinstance(features, int) or features < 1:
+            raise ValueError(f"features is {features!r}; expected F, the width of localization's answer")
+        self.to_theta = ToTheta(features, self.family.identity)
         # What the family can prepare for the size that was seen last: a spline's weights, which cost as much as its grid.
         self.register_buffer("plate", None, persistent=False)
         self._plate_of: Any = None
