@@ -8,6 +8,11 @@ from torch import Tensor
 FAR = 1e30  # a place as far out as this is as good as infinite: a few sums and products more, and float32 overflows
 
 
+def kind(value: Any) -> Any:
+    """What came, in a word: a tensor's dtype, or the class of anything else."""
+    return value.dtype if isinstance(value, Tensor) else type(value).__name__
+
+
 class NotFiniteError(ValueError):
     """A theta or a grid holds NaN or infinity."""
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stn_helpers.checks import check_finite, check_size, readable
+from stn_helpers.checks import check_finite, kind, readable
 
 
-def _floats(value: Any) -> Tensor:
+def floats(value: Any) -> Tensor:
     """A tensor of floating point numbers as it is; whatever else holds numbers (a list, an array) in torch's default type."""
     given = isinstance(value, Tensor) and value.is_floating_point()
     return value if given else torch.as_tensor(value, dtype=torch.get_default_dtype())
@@ -20,7 +20,7 @@ def _floats(value: Any) -> Tensor:
 
 def _column(name: str, value: Any) -> Tensor:
     """A number or one number a sample as a float tensor of shape (N,)."""
-    column = _floats(value)
+    column = floats(value)
     if column.ndim > 1:
         raise ValueError(f"{name} has shape {tuple(column.shape)}; expected a number or one number a sample, shape (N,)")
     return column.reshape(-1)
@@ -81,8 +81,7 @@ def as_matrix(theta: Tensor, name: str = "theta") -> Tensor:
     Taught in notebook 01.
     """
     if not isinstance(theta, Tensor) or not theta.is_floating_point():
-        came = theta.dtype if isinstance(theta, Tensor) else type(theta).__name__
-        raise ValueError(f"{name} is {came}; expected a floating point tensor")
+        raise ValueError(f"{name} is {kind(theta)}; expected a floating point tensor")
     shape = tuple(theta.shape)
     if theta.ndim == 2:
         theta = theta[None]
@@ -99,7 +98,7 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def _like(matrix: Tensor, *origins: Tensor) -> Tensor:
+def like(matrix: Tensor, *origins: Tensor) -> Tensor:
     """Drop the implied row again where every origin came without it."""
     return matrix[:, :2] if all(origin.shape[-2] == 2 for origin in origins) else matrix
 
@@ -116,10 +115,10 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
     ):
         came = " and ".join(f"{tuple(t.shape)} {t.dtype} on {t.device}" for t in (first, then))
         raise ValueError(f"first and then are {came}; expected one type and device, and as many of each or one of either")
-    return _like(_product(one, other), first, then)
+    return like(product(one, other), first, then)
 
 
-def _product(one: Tensor, other: Tensor) -> Tensor:
+def product(one: Tensor, other: Tensor) -> Tensor:
     """one @ other, by sums, because a matrix product may be made in half precision: by autocast, TF32 or a global setting."""
     return (one[..., :, :, None] * other[..., None, :, :]).sum(-2)
 
@@ -142,7 +141,7 @@ def invert(theta: Tensor) -> Tensor:
         raise ValueError(
             f"theta of sample {sample} is singular: it flattens the image onto a line or a point, so nothing can undo it"
         )
-    return _like(inverse, theta)
+    return like(inverse, theta)
 
 
 class Parts(NamedTuple):
@@ -198,7 +197,7 @@ def projective(corners: Any) -> Tensor:
     that cross, or a corner that points inwards, because then a line of the picture would be sent to infinity.
     Taught in notebook 01.
     """
-    corners = _floats(corners)
+    corners = floats(corners)
     if corners.shape[-2:] != (4, 2) or corners.ndim not in (2, 3):
         raise ValueError(f"corners has shape {tuple(corners.shape)}; expected (N, 4, 2): four corners (x, y)")
     corners = wide(corners).reshape(-1, 4, 2)
@@ -235,46 +234,6 @@ def map_points(theta: Tensor, points: Tensor) -> Tensor:
     x, y = points[..., 0:1].to(matrix), points[..., 1:2].to(matrix)
     rows = x * matrix[:, None, :, 0] + y * matrix[:, None, :, 1] + matrix[:, None, :, 2]
     return rows[..., :2] / rows[..., 2:] if theta.shape[-2] == 3 else rows[..., :2]
-
-
-def _from_pixels(size: tuple[int, int], align_corners: bool, like: Tensor) -> Tensor:
-    """(3, 3): pixel indices (0 is the centre of the first pixel) to normalised coordinates, in double."""
-    (sx, tx), (sy, ty) = ((2 / max(n - 1, 1), -float(n > 1)) if align_corners else (2 / n, 1 / n - 1) for n in size[::-1])
-    return torch.tensor([[sx, 0, tx], [0, sy, ty], [0, 0, 1]], dtype=torch.float64, device=like.device)
-
-
-def theta_from_pixels(
-    matrix: Any, source: tuple[int, int], target: tuple[int, int], align_corners: bool = False, inverse_map: bool = False
-) -> Tensor:
-    """theta from a matrix in pixels, as OpenCV, kornia and scikit-image use them.
-
-    matrix: (N, 2, 3), (N, 3, 3) or one of them, a tensor or whatever holds numbers. It sends source pixels to target pixels, as
-    OpenCV and kornia expect; inverse_map=True (OpenCV's WARP_INVERSE_MAP): target pixels to source pixels.
-    source, target: their (H, W). A pixel's index counts from 0, the centre of the first pixel; torchvision's perspective
-    counts from its outer edge, so its points are larger by half a pixel. align_corners: as it is said to `warp` afterwards.
-    Returns theta as many rows as came, target -> source. Raises ValueError for other shapes, or a singular matrix.
-    """
-    matrix = _floats(matrix)
-    square = as_matrix(matrix, "matrix").double()
-    source_size, target_size = check_size(source, "source"), check_size(target, "target")
-    look = square if inverse_map else invert(square)
-    to_source = _from_pixels(source_size, align_corners, square)
-    theta = _product(_product(to_source, look), torch.linalg.inv(_from_pixels(target_size, align_corners, square)))
-    return _like(theta.to(wide(matrix).dtype), matrix)
-
-
-def theta_to_pixels(
-    theta: Tensor, source: tuple[int, int], target: tuple[int, int], align_corners: bool = False, inverse_map: bool = False
-) -> Tensor:
-    """The matrix in pixels that does what theta does: the inverse of `theta_from_pixels`, whose arguments these are.
-
-    Returns (N, 2, 3) or (N, 3, 3), source pixels -> target pixels; with inverse_map=True target -> source.
-    """
-    square = as_matrix(theta).double()
-    source_size, target_size = check_size(source, "source"), check_size(target, "target")
-    from_source = torch.linalg.inv(_from_pixels(source_size, align_corners, square))
-    look = _product(_product(from_source, square), _from_pixels(target_size, align_corners, square))
-    return _like((look if inverse_map else invert(look)).to(wide(theta).dtype), theta)
 
 
 def __getattr__(name: str):  # until notebooks 01 to 03 say from stn_helpers.families

@@ -88,21 +88,18 @@ class SpatialTransformer(nn.Module):
         try:
             features = self.localization(images)
         except RuntimeError as error:
-            types = {weight.dtype for weight in self.localization.parameters()}
-            if not types or images.dtype in types:
+            weights = {weight.dtype for weight in self.localization.parameters()}
+            if not weights or images.dtype in weights:
                 raise
-            came = ", ".join(str(kind) for kind in types)
-            raise ValueError(f"images are {images.dtype} and localization's weights {came}; bring both to one type") from error
-        width = getattr(self.to_theta, "in_features", None)
+            raise ValueError(f"images are {images.dtype} and localization's weights {weights}; bring both to one type") from error
+        width = getattr(self.to_theta, "in_features", None)  # a layer that was put around to_theta may not have it
         if not isinstance(features, Tensor) or features.ndim < 2 or width not in (None, features[0].numel()):
-            came = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise ValueError(
-                f"localization answers {came}; expected features (N, {width}): say features=F, the width of its answer"
-            )
-        # A layer that somebody put around to_theta shall stay in its own type too.
-        kind = next((weight.dtype for weight in self.to_theta.parameters() if weight.is_floating_point()), features.dtype)
+            came = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else f"a {type(features).__name__}"
+            raise ValueError(f"localization answers with {came}; expected (N, {width}). Say features=F, the width of its answer.")
+        own = next((weight.dtype for weight in self.to_theta.parameters() if weight.is_floating_point()), features.dtype)
         with nullcontext() if images.is_meta else torch.autocast(images.device.type, enabled=False):
-            return self.to_theta(features.flatten(1).to(kind))
+            answer: Tensor = self.to_theta(features.flatten(1).to(own))
+        return answer
 
     def grid(self, images: Tensor, params: Tensor, check: bool = True) -> Tensor:
         """Where each target pixel looks, (N, h, w, 2). check: see `sampling_grid`."""
@@ -118,7 +115,8 @@ class SpatialTransformer(nn.Module):
             return self.plate
         with torch.inference_mode(False), torch.no_grad():  # it outlives this call, and may serve in training
             made = self.family.prepare(size, self.align_corners)
-            made = None if made is None else made.to(params.device, params.dtype if params.device.type == "mps" else None)
+            if made is not None:
+                made = made.to(params.device, torch.float32 if params.device.type == "mps" else None)
         if made is not None and readable(made):  # nothing is kept of what an exporter or vmap makes up
             self.plate, self._plate_of = made, wanted
         return made

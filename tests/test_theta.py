@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from stn_helpers.checks import check_finite
 from stn_helpers.families import family
+from stn_helpers.pixels import theta_from_pixels, theta_to_pixels
 from stn_helpers.sampler import warp
 from stn_helpers.theta import (
     CORNERS,
@@ -22,8 +23,6 @@ from stn_helpers.theta import (
     invert,
     map_points,
     projective,
-    theta_from_pixels,
-    theta_to_pixels,
 )
 
 quick = settings(deadline=None, max_examples=30)

@@ -273,7 +273,7 @@ class LastIsNotLast(nn.Module):
 
 @pytest.mark.parametrize("localization", [LastIsNotLast(), nn.Sequential(LastIsNotLast(), nn.Unflatten(1, (7, 1)))])
 def test_a_localization_of_another_width_is_named_and_features_is_the_way_on(localization):
-    with pytest.raises(ValueError, match=r"localization answers \(3, 7.*\); expected features \(N, 12\).*features=F"):
+    with pytest.raises(ValueError, match=r"localization answers with shape \(3, 7.*\); expected \(N, 12\).*features=F"):
         SpatialTransformer(localization)(images())
     assert SpatialTransformer(localization, features=7)(images()).shape == (3, 3, 12, 20)
 
@@ -283,7 +283,7 @@ def test_a_localization_that_answers_no_tensor_is_named():
         def forward(self, images):
             return super().forward(images), None
 
-    with pytest.raises(ValueError, match="localization answers tuple"):
+    with pytest.raises(ValueError, match="localization answers with a tuple"):
         SpatialTransformer(Pair(), features=7)(images())
 
 
@@ -302,8 +302,8 @@ def test_features_with_two_axes_of_one_pixel_are_features():
     [
         (lambda x: (255 * x).byte(), "images are torch.uint8 .* divide by 255"),
         (lambda x: (255 * x).long(), "images are torch.int64 .* divide by 255"),
-        (lambda x: x.double(), "images are torch.float64 and localization's weights torch.float32"),
-        (lambda x: x.half(), "images are torch.float16 and localization's weights torch.float32"),
+        (lambda x: x.double(), "images are torch.float64 and localization's weights {torch.float32}"),
+        (lambda x: x.half(), "images are torch.float16 and localization's weights {torch.float32}"),
         (lambda x: x[0], r"images are torch.float32 with shape \(3, 12, 20\).*images\[None\]"),
         (lambda x: x.numpy(), "images is a ndarray"),
     ],
