@@ -25,7 +25,7 @@ class Family:
                 return torch.cat([points[:, :1].expand_as(up), points[:, 1:] + up], dim=-1)
 
     name: how it is called, by itself the class's name. identity: the P numbers that change nothing.
-    Two families are equal where kind and identity are. Taught in notebook 01.
+    Two families are equal where kind and identity are.
     """
 
     name: str
@@ -228,15 +228,8 @@ MATRICES = {one.name: one for one in (Affine, Similarity, Attention, Rotation, P
 def family(name: str, k: int = 4) -> Family:
     """A family by name. k: control points a side, for "tps" only (4, as in the paper's 16).
 
-    | name | P | raw numbers |
-    |---|---|---|
-    | affine | 6 | the rows of the 2 x 3 matrix |
-    | similarity | 4 | a, b, x, y: a + ib is scale and angle in one |
-    | attention | 3 | scale, x, y (paper, equation 2) |
-    | rotation | 1 | angle, radians |
-    | projective | 8 | the 3 x 3 matrix without its last entry, 1 |
-    | tps | 2 K^2 | where each control point looks, (x, y) |
-
+    affine (P = 6), similarity (4), attention (3), rotation (1), projective (8), tps (2 K^2): what the numbers are is said where
+    each class is.
     Raises ValueError for another name. Taught in notebook 01.
     """
     if name == "tps":
@@ -259,7 +252,7 @@ def family_grid(
 
     params: (N, P). size: target (H, W). aspect: width / height of the source (rotation and similarity turn in pixels).
     check: see `sampling_grid`. kept: what `family.prepare(size, align_corners)` gave, where it was kept.
-    Returns (N, H, W, 2), float32 or wider. Raises ValueError as `sampling_grid` does. Taught in notebook 03.
+    Returns (N, H, W, 2), float32 or wider. Raises ValueError as `sampling_grid` does. Taught in notebook 01.
     """
     params = family.check(params)
     if check:

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stn_helpers.checks import check_size
-from stn_helpers.theta import as_matrix, floats, invert, like, product, wide
+from stn_helpers.checks import check_size, floats
+from stn_helpers.theta import as_matrix, invert, like, product, wide
 
 
 def _from_pixels(size: tuple[int, int], align_corners: bool, device: torch.device) -> Tensor:

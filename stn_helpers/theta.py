@@ -9,37 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stn_helpers.checks import check_finite, kind, readable
-
-
-def floats(value: Any) -> Tensor:
-    """A tensor of floating point numbers as it is; whatever else holds numbers (a list, an array) in torch's default type."""
-    given = isinstance(value, Tensor) and value.is_floating_point()
-    return value if given else torch.as_tensor(value, dtype=torch.get_default_dtype())
-
-
-def _column(name: str, value: Any) -> Tensor:
-    """A number or one number a sample as a float tensor of shape (N,)."""
-    column = floats(value)
-    if column.ndim > 1:
-        raise ValueError(f"{name} has shape {tuple(column.shape)}; expected a number or one number a sample, shape (N,)")
-    return column.reshape(-1)
-
-
-def _pair(name: str, value: Any) -> tuple[Tensor, Tensor]:
-    """A number or a pair (x, y) as two columns (N,)."""
-    axes = getattr(value, "ndim", 0)  # of a tensor or an array
-    if isinstance(value, (tuple, list)) or axes:
-        entries = list(value.T if axes == 2 else value)  # (N, 2) is x of all, then y of all
-        entries = 2 * entries if axes == 2 and len(entries) == 1 else entries
-        if len(entries) != 2:  # also for (N,), which for N = 2 could not be told from a pair
-            came = f"shape {tuple(value.shape)}" if axes else f"{len(entries)} entries"
-            raise ValueError(
-                f"{name} has {came}; expected a number, a pair (x, y), or one pair a sample, shape (N, 2). "
-                "One number a sample for both axes is a column, shape (N, 1)."
-            )
-        return _column(name, entries[0]), _column(name, entries[1])
-    return _column(name, value), _column(name, value)
+from stn_helpers.checks import check_finite, columns, floats, kind, readable
 
 
 def affine(angle: Any = 0.0, scale: Any = 1.0, shear: Any = 0.0, shift: Any = (0.0, 0.0), aspect: float = 1.0) -> Tensor:
@@ -57,15 +27,7 @@ def affine(angle: Any = 0.0, scale: Any = 1.0, shear: Any = 0.0, shift: Any = (0
     """
     if not 0 < aspect < math.inf:
         raise ValueError(f"aspect is {aspect!r}; expected width / height, a positive number")
-    columns = [_column("angle", angle), *_pair("scale", scale), _column("shear", shear), *_pair("shift", shift)]
-    # Plain numbers follow the tensors to their device.
-    parts = (angle, scale, shear, shift, *(part for pair in (scale, shift) if isinstance(pair, (tuple, list)) for part in pair))
-    device = next((part.device for part in parts if isinstance(part, Tensor)), columns[0].device)
-    columns = [column.to(device) for column in columns]
-    try:
-        angle, scale_x, scale_y, shear, shift_x, shift_y = torch.broadcast_tensors(*columns)
-    except RuntimeError as error:
-        raise ValueError("angle, scale, shear and shift differ in length; expected one number, or N each") from error
+    angle, scale_x, scale_y, shear, shift_x, shift_y = columns(angle, scale, shear, shift)
     angle = torch.deg2rad(angle)
     cos, sin = angle.cos(), angle.sin()
     # rotation @ shear @ scale, written out: stacking (not torch.tensor([...])) keeps the graph for gradients.

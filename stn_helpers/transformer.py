@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from stn_helpers.checks import check_choice, check_images, check_size, readable
+from stn_helpers.checks import check_choice, check_features, check_images, check_size, readable
 from stn_helpers.families import Family, family_grid
 from stn_helpers.families import family as named
 from stn_helpers.sampler import PADDINGS, sample
@@ -43,8 +43,7 @@ class SpatialTransformer(nn.Module):
     family: affine, similarity, attention, rotation, projective, tps, or a `Family`.
     size: target (H, W), pixels; None keeps the input's. features: F; None reads it off localization's last Linear.
     padding_mode: border, zeros or reflection, see `sample`.
-    The layer from features to theta is made here, with zero weights and the identity as bias, so that training starts at
-    "change nothing". Its name is `to_theta`.
+    The layer from features to theta, `to_theta`, is made here; it says the identity, so that training starts at "change nothing".
     Raises ValueError where an argument does not fit, or F cannot be read off. Paper: section 3. Taught in notebook 05.
     """
 
@@ -69,8 +68,7 @@ class SpatialTransformer(nn.Module):
         if not isinstance(features, int) or features < 1:
             raise ValueError(f"features is {features!r}; expected F, the width of localization's answer")
         self.to_theta = ToTheta(features, self.family.identity)
-        # What the family can prepare for the size that was seen last: a spline's weights, which cost as much as its grid.
-        self.register_buffer("plate", None, persistent=False)
+        self.register_buffer("plate", None, persistent=False)  # a spline's weights for the size that was seen last
         self._plate_of: Any = None
 
     def extra_repr(self) -> str:
@@ -92,14 +90,10 @@ class SpatialTransformer(nn.Module):
             if not weights or images.dtype in weights:
                 raise
             raise ValueError(f"images are {images.dtype} and localization's weights {weights}; bring both to one type") from error
-        width = getattr(self.to_theta, "in_features", None)  # a layer that was put around to_theta may not have it
-        if not isinstance(features, Tensor) or features.ndim < 2 or width not in (None, features[0].numel()):
-            came = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else f"a {type(features).__name__}"
-            raise ValueError(f"localization answers with {came}; expected (N, {width}). Say features=F, the width of its answer.")
+        check_features(features, getattr(self.to_theta, "in_features", None))  # a layer around to_theta may not have it
         own = next((weight.dtype for weight in self.to_theta.parameters() if weight.is_floating_point()), features.dtype)
         with nullcontext() if images.is_meta else torch.autocast(images.device.type, enabled=False):
-            answer: Tensor = self.to_theta(features.flatten(1).to(own))
-        return answer
+            return self.to_theta(features.flatten(1).to(own))
 
     def grid(self, images: Tensor, params: Tensor, check: bool = True) -> Tensor:
         """Where each target pixel looks, (N, h, w, 2). check: see `sampling_grid`."""
@@ -115,8 +109,7 @@ class SpatialTransformer(nn.Module):
             return self.plate
         with torch.inference_mode(False), torch.no_grad():  # it outlives this call, and may serve in training
             made = self.family.prepare(size, self.align_corners)
-            if made is not None:
-                made = made.to(params.device, torch.float32 if params.device.type == "mps" else None)
+            made = made if made is None else made.to(params.device, torch.float32 if params.device.type == "mps" else None)
         if made is not None and readable(made):  # nothing is kept of what an exporter or vmap makes up
             self.plate, self._plate_of = made, wanted
         return made
