@@ -35,8 +35,7 @@ def sample(
     if not isinstance(grid, Tensor) or not grid.is_floating_point():
         raise ValueError(f"grid is {kind(grid)}; expected floating point places between -1 and 1")
     if grid.ndim != 4 or grid.shape[-1] != 2 or grid.shape[0] != images.shape[0]:
-        count = images.shape[0]
-        raise ValueError(f"grid has shape {tuple(grid.shape)}; expected ({count}, H, W, 2) for {count} images")
+        raise ValueError(f"grid has shape {tuple(grid.shape)}; expected ({len(images)}, H, W, 2) for {len(images)} images")
     if grid.device != images.device:
         raise ValueError(f"grid is on {grid.device} and images on {images.device}; move one to the other with .to(device)")
     if check:
@@ -70,9 +69,7 @@ def warp(
     count, thetas = images.shape[0], grid.shape[0]
     if count != thetas and 1 not in (count, thetas):
         raise ValueError(f"{count} images and {thetas} thetas; expected as many of each, or one of either")
-    if count == 1:
-        images = images.expand(thetas, -1, -1, -1)
-    elif thetas == 1:
-        grid = grid.expand(count, -1, -1, -1)
+    images = images.expand(thetas, -1, -1, -1) if count == 1 else images
+    grid = grid.expand(count, -1, -1, -1) if thetas == 1 else grid
     warped = sample(images, grid, mode, padding_mode, align_corners, check=False)
     return warped[0] if single and thetas == 1 else warped

@@ -72,9 +72,7 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
     Raises ValueError for two that do not fit together. Taught in notebook 01.
     """
     one, other = as_matrix(first), as_matrix(then)
-    if (one.dtype, one.device) != (other.dtype, other.device) or (
-        one.shape[0] != other.shape[0] and 1 not in (one.shape[0], other.shape[0])
-    ):
+    if (one.dtype, one.device) != (other.dtype, other.device) or len({1, one.shape[0], other.shape[0]}) > 2:
         came = " and ".join(f"{tuple(t.shape)} {t.dtype} on {t.device}" for t in (first, then))
         raise ValueError(f"first and then are {came}; expected one type and device, and as many of each or one of either")
     return like(product(one, other), first, then)
