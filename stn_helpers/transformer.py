@@ -157,58 +157,6 @@ def parameter_groups(
     ]
 
 
-class Normalize(nn.Module):
-    """Images in [0, 1] to zero mean and unit spread, channel by channel. It comes after a warp, so that 0 stays black."""
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
-
-
-def seed_localization(channels: int = 3, size: int = 32) -> nn.Sequential:
-    """The localization network of the project's seed: images (N, channels, size, size) -> features (N, 256).
-
-    At 3 x 32 x 32 the shapes go 64 x 26 x 26, 64 x 13 x 13, 128 x 9 x 9, 128 x 4 x 4. Taught in notebook 05.
-    """
-    side = ((size - 6) // 2 - 4) // 2
-    if side < 1:
-        raise ValueError(f"size is {size}; this network needs images of at least 18 pixels a side")
-    return nn.Sequential(
-        nn.Conv2d(channels, 64, kernel_size=7),
-        nn.MaxPool2d(2, stride=2),
-        nn.ReLU(),
-        nn.Conv2d(64, 128, kernel_size=5),
-        nn.MaxPool2d(2, stride=2),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(128 * side * side, 256),
-        nn.ReLU(),
-    )
-
-
-class Blind(nn.Module):
-    """A localization network that sees nothing. Theta is then its bias: one window, learned, for every image."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.new_zeros(len(images), 1)
-
-
-class Noise(nn.Module):
-    """A localization network that draws at random: N(0, 1) numbers (N, count) while training, zeros when tested."""
-
-    def __init__(self, count: int):
-        super().__init__()
-        self.count = count
-
-    def forward(self, images: Tensor) -> Tensor:
-        shape = (len(images), self.count)
-        return torch.randn(shape, device=images.device) if self.training else images.new_zeros(shape)
-
-
 def light_localization(channels: int = 3, width: int = 16, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """A localization network that costs little: images of any size -> features (N, 32), from a 4 x 4 summary.
 

@@ -13,8 +13,8 @@ from stn_helpers.data.distortions import distorted
 from stn_helpers.data.sets import load
 from stn_helpers.diagnose import CURES, Finding, diagnose
 from stn_helpers.training.trainer import RECIPES, fit
-from stn_helpers.transformer import Blind, Normalize, SpatialTransformer, light_localization
-from studies.networks import DigitNet
+from stn_helpers.transformer import SpatialTransformer, light_localization
+from studies.networks import Blind, DigitNet, Normalize
 
 FAMILIES = ["affine", "similarity", "attention", "rotation", "projective", "tps"]
 every_family = pytest.mark.parametrize("family", FAMILIES)

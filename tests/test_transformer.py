@@ -4,14 +4,13 @@ import copy
 
 import pytest
 import torch
-import torchvision.transforms.v2.functional as transforms
 from torch import nn
 
 from stn_helpers.checks import NotFiniteError
 from stn_helpers.families import family
 from stn_helpers.sampler import PADDINGS, warp
 from stn_helpers.theta import affine
-from stn_helpers.transformer import Blind, Normalize, SpatialTransformer, light_localization, parameter_groups, seed_localization
+from stn_helpers.transformer import SpatialTransformer, light_localization, parameter_groups
 
 FAMILIES = ["affine", "similarity", "attention", "rotation", "projective", "tps"]
 every_family = pytest.mark.parametrize("name", FAMILIES)
@@ -159,40 +158,9 @@ def test_a_copy_by_state_dict_says_the_same():
 # Localization networks
 
 
-def shapes(module: nn.Sequential, seen: torch.Tensor, *kinds: type) -> list[tuple[int, ...]]:
-    """The shapes that leave the layers of these kinds, without the batch."""
-    found = []
-    for layer in module:
-        seen = layer(seen)
-        if isinstance(layer, kinds):
-            found.append(tuple(seen.shape[1:]))
-    return found
-
-
-def test_the_seeds_localization_has_the_seeds_shapes():
-    found = shapes(seed_localization(), torch.zeros(2, 3, 32, 32), nn.Conv2d, nn.MaxPool2d, nn.Linear)
-    assert found == [(64, 26, 26), (64, 13, 13), (128, 9, 9), (128, 4, 4), (256,)]
-
-
-def test_the_seeds_localization_with_theta_has_740486_parameters():
-    module = SpatialTransformer(seed_localization())
-    assert sum(weight.numel() for weight in module.parameters()) == 740_486
-
-
-@pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 40), (2, 18)])
-def test_the_seeds_localization_fits_other_square_images(channels, size):
-    assert seed_localization(channels, size)(torch.zeros(2, channels, size, size)).shape == (2, 256)
-
-
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (8, 60), (33, 17)])
 def test_the_light_localization_takes_images_of_any_size(height, width):
     assert light_localization(channels=2)(torch.zeros(3, 2, height, width)).shape == (3, 32)
-
-
-def test_normalize_is_torchvisions_and_leaves_nothing_in_a_checkpoint():
-    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
-    torch.testing.assert_close(Normalize(mean, std)(images()), transforms.normalize(images(), mean, std), rtol=0, atol=1e-6)
-    assert not Normalize(mean, std).state_dict()
 
 
 # Bad input
@@ -225,23 +193,6 @@ def test_a_localization_without_a_linear_layer_is_refused_and_features_is_the_wa
 def test_an_unknown_family_is_refused():
     with pytest.raises(ValueError, match="family is 'homography'"):
         transformer("homography")
-
-
-def test_images_too_small_for_the_seeds_localization_network_are_refused():
-    assert seed_localization(size=18)(torch.rand(1, 3, 18, 18)).shape == (1, 256)
-    with pytest.raises(ValueError, match="size is 17"):
-        seed_localization(size=17)
-
-
-def test_a_blind_localization_network_learns_one_window_for_every_image():
-    module = SpatialTransformer(Blind(), features=1)
-    noise = images()
-    module(noise).square().sum().backward()
-    assert module.to_theta.bias.grad.abs().max() > 0
-    with torch.no_grad():
-        module.to_theta.bias -= 0.1 * module.to_theta.bias.grad
-    theta = module.params(noise)
-    assert torch.equal(theta, theta[:1].expand(3, 6)) and not torch.equal(theta[0], torch.tensor(family("affine").identity))
 
 
 @pytest.mark.parametrize(
