@@ -138,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
     told = command("list", show, "the studies, or the arms of one with network, data and recipe")
     told.add_argument("study", nargs="?")
 
-    where = f"Data is looked for in {str(data_root()).replace('%', '%%')} (STN_DATA)."
+    where = f"Data is looked for in {data_root()} (STN_DATA)."
     for each in (one, test, every):
         each.add_argument("--device", default="auto", help="auto, cpu or cuda")
         each.epilog = where

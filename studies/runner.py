@@ -83,10 +83,11 @@ def run_study(
 ) -> dict:
     """Run what is missing of a study and return its results, which are also in `assets`/results/NAME.json.
 
-    study: a `Study`, or its name. precision: the study's own where none is said. arms, sets: some only, see `Study.choose`. epochs: shorter runs, for a try, which go to a
-    file of their own and publish nothing. executor: any of concurrent.futures, say Dask's `client.get_executor()`; its
-    workers must find data, code and, to go on where a killed one was, `runs`. None runs here, one after the other. A run that
-    was killed goes on from its checkpoint in `runs`. Two processes may work on one study at once.
+    study: a `Study`, or its name. arms, sets: some only, see `Study.choose`. precision: the study's own where none is said.
+    epochs: shorter runs, for a try, which go to a file of their own and publish nothing.
+    executor: any of concurrent.futures, say Dask's `client.get_executor()`; its workers must find data, code and, to go on
+    where a killed one was, `runs`. None runs here, one after the other. A run that was killed goes on from its checkpoint in
+    `runs`. Two processes may work on one study at once.
     A run whose loss or weights stop being finite is a result too: it counts as its last good epoch left it, and its row says
     so, "diverged".
     Raises ValueError for an unknown study, arm or set, and for a random theta without the arm whose spread it takes.
