@@ -159,9 +159,9 @@ WRONG_03B = {
         "lambda net, rate: torch.optim.SGD(net.parameters(), rate / 10)",
         "lambda net, rate: torch.optim.SGD(net[1:].parameters(), rate)",  # the transformer is forgotten
         "lambda net, rate: two_rates_solution(net, 0.1)",
-        "lambda net, rate: torch.optim.SGD([{'params': net[0].parameters()}, {'params': net[1:].parameters(), 'lr': rate / 10}], rate)",
-        "lambda net, rate: torch.optim.SGD([{'params': net[0].parameters(), 'lr': rate / 10}, {'params': net[1].parameters()}], rate)",
-        "lambda net, rate: torch.optim.SGD([{'params': net[0].parameters(), 'lr': rate * 10}, {'params': net[1:].parameters()}], rate)",
+        "lambda net, rate: two_rates_solution(net[::-1], rate)",
+        "lambda net, rate: two_rates_solution(net[:2], rate)",
+        "lambda net, rate: two_rates_solution(net, rate / 10)",
     ],
     "check_pyramid": [
         "slide",

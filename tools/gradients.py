@@ -1,4 +1,4 @@
-"""The opening pictures of notebooks 02 and 03b: a network that reads angles; how every pixel pulls at theta, and where that leads."""
+"""The opening pictures of notebooks 02, a network that reads angles, and 03b, how every pixel pulls at theta."""
 
 import matplotlib
 import torch
@@ -66,7 +66,7 @@ def arrows(ax: Axes, points: Tensor, moves: Tensor, size: tuple[int, int], longe
 
 
 def theta_gradient() -> Figure:
-    """The opening picture of notebook 03b: a misplaced digit with an arrow at every pixel, the one step of theta that they sum to, and where 200 steps lead."""
+    """A misplaced digit with an arrow at every pixel, the one step of theta that they sum to, and where 200 steps lead."""
     picture, target = misplaced_digit()
     size = picture.shape[-2:]
     path = descend(picture, target, STEPS[-1])
