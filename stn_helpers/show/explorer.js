@@ -277,8 +277,8 @@ figcaption b { color: var(--ink); font-weight: 600; }
   border: 1px solid transparent; border-radius: 6px; background: none; }
 .row .value:hover, .row .value:focus { border-color: var(--line); background: var(--raised); }
 input[type=range] { appearance: none; width: 100%; min-width: 0; height: 44px; margin: 0; border-radius: 6px; cursor: pointer;
-  touch-action: pan-y; background: linear-gradient(var(--accent), var(--accent)) var(--from, 0) 50% / var(--wide, 0) 4px no-repeat,
-    linear-gradient(var(--faint), var(--faint)) 0 50% / 100% 4px no-repeat; }
+  touch-action: pan-y; background: linear-gradient(to right, var(--faint) var(--low, 0), var(--accent) 0 var(--high, 0), var(--faint) 0) 0 50% / 100% 4px
+    no-repeat; }
 input[type=range]::-webkit-slider-thumb { appearance: none; width: 20px; height: 20px; border: 3px solid var(--ground);
   border-radius: 50%; background: var(--accent); box-shadow: 0 0 0 1px var(--accent); }
 input[type=range]::-moz-range-thumb { width: 14px; height: 14px; border: 3px solid var(--ground); border-radius: 50%;
@@ -322,13 +322,13 @@ const BODY = `
       </div>
     </div>
     <div class="right">
+      <div class="game" hidden></div>
       <div class="strip tools"></div>
       <div class="strip presets"></div>
       <div class="controls"></div>
       <div class="chosen"></div>
       <code tabindex="0" aria-label="this window as Python"></code>
       <div class="strip links"></div>
-      <div class="game" hidden></div>
       <p class="note"></p>
     </div>
   </div>
@@ -611,7 +611,8 @@ const mount = async (host, options, onChange = () => {}) => {
   // A theta as sliders, or null where it is none.
   const asSliders = (m, before) => {
     const found = core.sliders(m, aspect(), before);
-    return Object.values(found).every(Number.isFinite) ? found : null;
+    if (!Object.values(found).every(Number.isFinite)) return null;
+    return Object.fromEntries(Object.entries(found).map(([name, value]) => [name, round(value, 1e-5) + 0])); // no minus before a zero
   };
 
   const rounded = (values, start) => {
@@ -734,7 +735,7 @@ const mount = async (host, options, onChange = () => {}) => {
   });
   const release = event => {
     pointers.delete(event.pointerId);
-    if (grip) { grip = null; ask(); }
+    if (grip) { grip = null; draw(); settle(); }
   };
   for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) around.addEventListener(end, release);
 
@@ -906,10 +907,8 @@ const mount = async (host, options, onChange = () => {}) => {
     const part = value => Math.max(0, Math.min(1, (value - min) / (max - min)));
     rows[id] = {show: () => {
       input.value = get();
-      const [one, other] = [part(home ?? min), part(get())].sort((a, b) => a - b), wide = other - one;
-      input.style.setProperty("--wide", `calc(${wide} * (100% - 20px))`);
-      // A background's place in percent counts what is left over.
-      input.style.setProperty("--from", `calc(10px + ${one} * (100% - 20px))`);
+      const ends = [part(home ?? min), part(get())].sort((a, b) => a - b).map(end => `calc(10px + ${end} * (100% - 20px))`);
+      ["--low", "--high"].forEach((name, i) => input.style.setProperty(name, ends[i]));
       if (value !== shadow.activeElement) value.value = text();
     }};
   };
