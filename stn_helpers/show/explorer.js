@@ -300,8 +300,10 @@ section.dropping { outline: 3px dashed var(--accent); outline-offset: -6px; }
   .right { flex: 1 1 0; }
   .strip { flex-wrap: wrap; overflow: visible; }
   .presets button { min-height: 36px; padding: 3px 10px; }
+  .tools button:not(.icon) { padding: 4px 9px; }
+  .icon { width: 40px; }
 }
-@container (max-width: 340px) { .row { grid-template-columns: 112px minmax(40px, 1fr) 3.4em; gap: 5px; } .row label { font-size: 12px; } }
+@container (max-width: 340px) { .row { grid-template-columns: 134px minmax(30px, 1fr) 3.1em; gap: 4px; } .row label { font-size: 12px; } }
 `;
 
 const BODY = `
@@ -481,8 +483,8 @@ const mount = async (host, options, onChange = () => {}) => {
     const grid = spline ? core.plateGrid(weights, seen) : core.matrixGrid(seen, height, width);
     core.sample(picture, grid, padding, target.data);
     onTarget.putImageData(target, 0, 0);
+    if (!grip) room = fit(handles(seen));
     const where = handles(seen);
-    if (!grip) room = fit(where);
     drawSource(grid, height, width, where);
     where.forEach(showMark);
     write(seen, grid);
@@ -837,6 +839,7 @@ const mount = async (host, options, onChange = () => {}) => {
       if (found) set(found);
     };
     let from = null;
+    entry.addEventListener("dragstart", event => event.preventDefault()); // chosen text is not to be carried away
     entry.addEventListener("pointerdown", event => { from = {x: event.clientX, value: theta()[index], drags: false, id: event.pointerId}; });
     entry.addEventListener("pointermove", event => {
       if (!from || (!from.drags && Math.abs(event.clientX - from.x) < 5)) return;
