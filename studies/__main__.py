@@ -1,4 +1,4 @@
-"""python -m studies train | evaluate | study: the same functions that the notebooks call, from a terminal."""
+"""python -m studies train | evaluate | run | check | list: the same functions that the notebooks call, from a terminal."""
 
 import argparse
 import os
@@ -7,66 +7,84 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
-from stn_helpers.data.sets import DATASETS, data_root, load
-from stn_helpers.training.checkpoint import save_weights
-from stn_helpers.training.trainer import RECIPES, evaluate, fit, pick_device
-from studies.networks import MODELS, build, restore
-from studies.runner import run_study
-from studies.study import STUDIES
+from stn_helpers.data.sets import data_root
+from stn_helpers.training.checkpoint import load_weights, save_weights
+from stn_helpers.training.trainer import evaluate, fit, pick_device
+
+from .runner import about_weights, run_study
+from .study import Sets, get, names, restore
 
 
 def train(args: argparse.Namespace) -> None:
-    recipe = replace(RECIPES[args.recipe], epochs=args.epochs or RECIPES[args.recipe].epochs)
-    recipe = replace(recipe, batch_size=args.batch_size or recipe.batch_size)
-    name = f"{args.model}-plain" if args.no_transformer else args.model
-    options = {"conv_dropout": recipe.conv_dropout, "dropout": recipe.dropout}
-    model = build(name, args.seed, **options)
-    out = Path(args.out or f"runs/{args.data}-{name}-{args.recipe}-{args.seed}")
-    train_set = load(args.data, train=True, stand_in=args.stand_in)
-    test_set = load(args.data, train=False, stand_in=args.stand_in)
-    device = pick_device(args.device)
-    print(f"{name} on {train_set.name}, recipe {args.recipe}, seed {args.seed}, on {device}; checkpoints in {out}")
+    """One arm of a study, with a bar, and its weights at the end."""
+    study = get(args.study)
+    arm = study.arms[study.choose([args.arm])[0]]
+    recipe = replace(arm.recipe, epochs=args.epochs or arm.recipe.epochs, batch_size=args.batch_size or arm.recipe.batch_size)
+    device, sets = pick_device(args.device), Sets(study, "cpu", args.stand_in)
+    out = Path(args.out or f"runs/{args.study}-{args.arm.replace(' ', '-').replace(',', '')}-{args.seed}")
+    print(f"{args.arm} on {sets.train.name}, {arm.train_on}, seed {args.seed}, on {device}; checkpoints in {out}")
+    model, test = arm.build(args.seed), sets.bent(arm.test)[0]
     try:
-        fit(model, train_set, test_set, recipe, args.seed, device, args.precision, out, name=name)
+        where = (args.seed, device, args.precision, out)
+        fit(model, sets.train, test, recipe, *where, name=f"{args.study}, {args.arm}", train_on=arm.train_on)
     except KeyboardInterrupt:
         print(f"\nStopped. {out / 'checkpoint.stn'} is complete; the same command goes on from it.")
         sys.exit(130)
     file = out / "weights.safetensors"
-    save_weights(file, model, {"model": name, "options": options, "data": train_set.name, "seed": args.seed})
-    accuracy = evaluate(model, test_set.to(device))["accuracy"]
-    print(f"test accuracy {accuracy:.2f} %; weights in {file}")
+    save_weights(file, model, {**about_weights(study, arm, args.seed), "data": sets.train.name})
+    print(f"test accuracy {evaluate(model, test.to(device))['accuracy']:.2f} %, {arm.test}; weights in {file}")
 
 
 def evaluate_file(args: argparse.Namespace) -> None:
-    model = restore(args.file)
-    device = pick_device(args.device)
-    test_set = load(args.data, train=False).to(device)
-    model = model.to(device, memory_format=torch.channels_last)
-    print(f"{args.file}: test accuracy {evaluate(model, test_set)['accuracy']:.2f} % on {len(test_set):,} images")
+    """The accuracy of a file of weights, on what it was made for."""
+    model, about = restore(args.file), load_weights(args.file)[1]
+    device, name = pick_device(args.device), args.distortion or about["test_on"]
+    test, _ = Sets(get(about["study"]), str(device)).bent(name)
+    found = evaluate(model.to(device, memory_format=torch.channels_last), test)["accuracy"]
+    print(f"{args.file}: test accuracy {found:.2f} % on {len(test):,} images, {name}")
 
 
-def study(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    """All that a study lacks."""
     arms, sets = ([name.strip() for name in text.split(";")] if text else None for text in (args.arms, args.sets))
     command = "python -m studies " + shlex.join(sys.argv[1:])
     options = {"device": args.device, "precision": args.precision, "sets": sets, "command": command}
     with workers(args.workers) as executor:
-        results = run_study(args.name, args.seeds, arms, args.epochs, executor=executor, **options)
+        results = run_study(args.study, args.seeds, arms, args.epochs, executor=executor, **options)
     for row in results["summary"]:
         spread = "" if row["sd"] is None else f" +- {row['sd']:.2f}"
-        gain, line = (
-            row.get("gain"),
-            f"{row['arm']:34s} {row['epochs']:3d} epochs, {row['seeds']} seeds: {row['mean']:.2f}{spread} %",
-        )
-        if gain and gain["seeds"] > 1:
+        line = f"{row['arm']:34s} {row['epochs']:3d} epochs, {row['seeds']} seeds: {row['mean']:.2f}{spread} %"
+        gain = row.get("gain", {"seeds": 0})
+        if gain["seeds"] > 1:
             line += f", gain {gain['mean']:+.2f} ({gain['low']:+.2f} to {gain['high']:+.2f})"
-        if count := row.get("diverged"):
-            line += f", {count} diverged"
-        print(line)
+        print(line + (f", {row['diverged']} diverged" if "diverged" in row else ""))
+
+
+def show(args: argparse.Namespace) -> None:
+    """The studies, or the arms of one: what each trains, by which recipe, on what."""
+    for name in [] if args.study else names():
+        print(f"{name:12s} {import_module(f'studies.{name}').__doc__.split(': ', 1)[1]}")
+    for name, arm in get(args.study).arms.items() if args.study else []:
+        words = [*map(str, arm.network.args), *(f"{key}={value}" for key, value in arm.network.keywords.items())]
+        changed = {key: value for key, value in vars(arm.recipe).items() if value != vars(type(arm.recipe)())[key]}
+        recipe = ", ".join(f"{key} {value}" for key, value in changed.items())
+        print(f"{name}\n    {arm.network.func.__name__}({', '.join(words)}); {arm.train_on} -> {arm.test}; {recipe}")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Whether every number in prose is one that a file or a cell makes."""
+    from .check import check as found
+
+    wrong = found()
+    for name, words in wrong.items():
+        print(name, *words, sep="\n    ")
+    sys.exit(1 if wrong else 0)
 
 
 def workers(count: int):
@@ -87,47 +105,53 @@ def positive(text: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m studies", description=__doc__)
-    commands = top.add_subparsers(required=True)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    one = commands.add_parser("train", help="train a network; after a kill the same command goes on where it was")
-    one.set_defaults(run=train)
-    one.add_argument(
-        "--data", default="cifar10", choices=DATASETS, help=f"looked for in {str(data_root()).replace('%', '%%')} (STN_DATA)"
-    )
-    one.add_argument("--stand-in", action="store_true", help="where the data cannot be had, take digits in its place")
-    one.add_argument("--model", default="seed", choices=MODELS)
-    one.add_argument("--no-transformer", action="store_true", help="the matched twin without a spatial transformer")
-    one.add_argument("--recipe", default="good", choices=RECIPES)
-    one.add_argument("--epochs", type=positive, help="default: the recipe's, 20")
+    def command(name: str, action, words: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=words, description=words)
+        added.set_defaults(action=action)
+        return added
+
+    one = command("train", train, "train one arm of a study; after a kill the same command goes on where it was")
+    one.add_argument("study", help="a name that `python -m studies list` shows")
+    one.add_argument("arm", help="a name that `python -m studies list STUDY` shows")
+    one.add_argument("--epochs", type=positive, help="default: the recipe's")
     one.add_argument("--batch-size", type=positive, help="default: the recipe's")
     one.add_argument("--seed", type=int, default=0)
-    one.add_argument("--out", help="folder for checkpoint and weights; default runs/DATA-MODEL-RECIPE-SEED")
+    one.add_argument("--stand-in", action="store_true", help="where the data cannot be had, take digits in its place")
+    one.add_argument("--out", help="folder for checkpoint and weights; default runs/STUDY-ARM-SEED")
 
-    two = commands.add_parser("evaluate", help="test accuracy of a .safetensors file")
-    two.set_defaults(run=evaluate_file)
-    two.add_argument("file")
-    two.add_argument("--data", default="cifar10", choices=DATASETS)
+    test = command("evaluate", evaluate_file, "test accuracy of a .safetensors file, on what it was made for")
+    test.add_argument("file")
+    test.add_argument("--distortion", help="test it under this one instead")
 
-    three = commands.add_parser("study", help="a seeded set of runs -> assets/results/NAME.json; runs only what is missing")
-    three.set_defaults(run=study)
-    three.add_argument("name", choices=STUDIES)
-    three.add_argument("--seeds", type=positive, default=3, help="how many")
-    three.add_argument("--arms", help="some arms only, separated by semicolons")
-    three.add_argument("--sets", help="only the arms tested under these distortions, separated by semicolons")
-    three.add_argument("--workers", type=positive, default=1, help="how many processes share the work")
-    three.add_argument("--epochs", type=positive, help="shorter runs, for a try")
+    every = command("run", run, "all runs that a study lacks -> assets/results/STUDY.json")
+    every.add_argument("study", help="a name that `python -m studies list` shows")
+    every.add_argument("--seeds", type=positive, default=5, help="how many; 5")
+    every.add_argument("--arms", help="some arms only, separated by semicolons")
+    every.add_argument("--sets", help="only the arms tested under these distortions, separated by semicolons")
+    every.add_argument("--workers", type=positive, default=1, help="how many processes share the work")
+    every.add_argument("--epochs", type=positive, help="shorter runs, for a try, into a file of their own")
 
-    for command in (one, two, three):
-        command.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    for command in (one, three):
-        command.add_argument("--precision", default="auto", choices=("auto", "float32", "bf16"), help="auto: bf16 on CUDA")
+    command("check", check, "recompute every number in README, on the site and in the notebooks")
+
+    told = command("list", show, "the studies, or the arms of one with network, data and recipe")
+    told.add_argument("study", nargs="?")
+
+    where = f"Data is looked for in {str(data_root()).replace('%', '%%')} (STN_DATA)."
+    for each in (one, test, every):
+        each.add_argument("--device", default="auto", help="auto, cpu or cuda")
+        each.epilog = where
+    kinds = ("auto", "float32", "bfloat16")
+    one.add_argument("--precision", default="auto", choices=kinds, help="auto: what the machine is fast in")
+    every.add_argument("--precision", default="", choices=kinds[1:], help="default: the study's own")
     return top
 
 
 def main(words: list[str] | None = None) -> None:
     args = parser().parse_args(words)
     try:
-        args.run(args)
+        args.action(args)
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         sys.exit(130)

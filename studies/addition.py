@@ -1,15 +1,21 @@
-"""Addition: a network that is shown two digits, a channel each, and says their sum; two transformers find one digit each."""
+"""Addition: a network is shown two digits, a channel each, and predicts their sum; two transformers find one digit each (08b)."""
+
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stn_helpers.data.distortions import distorted
+from stn_helpers.data.batches import batches
 from stn_helpers.data.poses import corner_drift
 from stn_helpers.data.sets import Images
 from stn_helpers.theta import affine
+from stn_helpers.training.recipes import RECIPES
 from stn_helpers.transformer import SpatialTransformer
-from studies.paper_table import fitting_width
+
+from .networks import PlacedNet, count, fitting_width
+from .study import Arm, Sets, Study
 
 CANVAS, SUMS = 42, 19  # pixels a side, as in the paper; 0 + 0 to 9 + 9
 PARAMETERS = 200_000  # what every network has, as nearly as its width allows
@@ -44,7 +50,7 @@ class Parallel(nn.Module):
 
 def looking(start: Tensor) -> SpatialTransformer:
     """A transformer over both channels at half their size; before training it looks through `start`, (1, 2, 3)."""
-    # The paper's two layers of 32 units. GELUs, for they cannot die.
+    # The paper's two layers of 32 units, with GELUs because they cannot die.
     pixels = 2 * (CANVAS // 2) ** 2
     localization = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(pixels, 32), nn.GELU(), nn.Linear(32, 32), nn.GELU())
     transformer = SpatialTransformer(localization, padding_mode="zeros")
@@ -75,52 +81,66 @@ def convolutional(width: int) -> nn.Sequential:
     )
 
 
-class AdditionNet(nn.Module):
-    """Says the sum of two digits, (N, 2, 42, 42) in [0, 1] -> 19 logits; about 200,000 parameters, whatever its kind.
+def addition_net(kind: str = "two") -> PlacedNet:
+    """Predicts the sum of two digits, (N, 2, 42, 42) in [0, 1] -> 19 logits; about 200,000 parameters, whatever its kind.
 
     kind: fcn or cnn, without a transformer; one, two or tiles: an FCN behind one transformer, behind two that both start at
     the whole canvas, or behind two that start at a tile each. Every transformer bends both channels alike, so one alone can
-    straighten one digit only. What it saw is averaged over 2 x 2 pixels, as in `PaperNet`.
-    A smaller image is laid in the middle of a black canvas. Raises ValueError for another kind or shape.
+    straighten one digit only. What it saw is averaged over 2 x 2 pixels, as in the paper.
+    A smaller image is laid in the middle of a black canvas. Raises ValueError for another kind.
     Paper: appendix A.1. Taught in notebook 08b.
     """
-
-    def __init__(self, kind: str = "two"):
-        super().__init__()
-        if kind not in STARTS:
-            raise ValueError(f"kind is {kind!r}; expected one of {', '.join(STARTS)}")
-        starts = STARTS[kind]
-        self.transformer = Parallel([looking(start) for start in starts]) if starts else nn.Identity()
-        self.pool = nn.AvgPool2d(2) if starts else nn.Identity()
-        seen = 2 * len(starts) * (CANVAS // 2) ** 2 if starts else 2 * CANVAS**2
-        make = convolutional if kind == "cnn" else lambda width: dense(seen, width)
-        rest = PARAMETERS - sum(parameter.numel() for parameter in self.transformer.parameters())
-        self.classifier = make(fitting_width(make, rest))
-
-    def forward(self, images: Tensor) -> Tensor:
-        side = images.shape[-1]
-        if images.ndim != 4 or images.shape[1:] != (2, side, side) or side > CANVAS:
-            most = f"(N, 2, H, H) with at most {CANVAS} pixels a side"
-            raise ValueError(f"images have shape {tuple(images.shape)}; this network expects {most}")
-        before = (CANVAS - side) // 2
-        after = CANVAS - side - before
-        return self.classifier(self.pool(self.transformer(F.pad(images, (before, after, before, after)))))
+    if kind not in STARTS:
+        raise ValueError(f"kind is {kind!r}; expected one of {', '.join(STARTS)}")
+    starts = STARTS[kind]
+    transformer = Parallel([looking(start) for start in starts]) if starts else None
+    pool = nn.AvgPool2d(2) if starts else nn.Identity()
+    seen = 2 * len(starts) * (CANVAS // 2) ** 2 if starts else 2 * CANVAS**2
+    make = convolutional if kind == "cnn" else partial(dense, seen)
+    rest = PARAMETERS - (count(transformer) if starts else 0)
+    return PlacedNet((pool, make(fitting_width(make, rest))), transformer, channels=2, canvas=CANVAS)
 
 
 @torch.inference_mode()
-def who_finds_which(model: AdditionNet, train: Images, test: Images, name: str, seed: int) -> dict:
+def who_finds_which(model: PlacedNet, sets: Sets, arm: Arm, seed: int) -> dict:
     """How far each digit is from standing still in each transformer's view, for a row of results; {} without transformers.
 
-    "drift": {"before": (2), "after": (K, 2)}, a column a digit; see `poses.corner_drift`. Taught in notebook 08b.
+    "drift": {"before": (2), "after": (K, 2)}, a column a digit; see `poses.corner_drift`. None for a transformer that
+    collapsed: what it lost cannot be measured. Taught in notebook 08b.
     """
     if not isinstance(model.transformer, Parallel):
         return {}
-    bent, poses = distorted(test, name)
-    digits = poses.reshape(len(test), 2, 2, 3).unbind(1)
+    bent, poses = sets.bent(arm.test)
+    digits = poses.reshape(len(bent), 2, 2, 3).unbind(1)
     model.eval()
-    before, after = [], []
+    still = affine().expand(len(bent), 2, 3)
+    before, after = [corner_drift(still, pose)["before"] for pose in digits], []
     for transformer in model.transformer.each:
-        raw = torch.cat([transformer.params(images.float() / 255) for images in bent.images.split(500)])
-        drifts = [corner_drift(transformer.family.matrix(raw), pose) for pose in digits]
-        before, after = [drift["before"] for drift in drifts], [*after, [drift["after"] for drift in drifts]]
+        raw = torch.cat([transformer.params(images) for images, _ in batches(bent, 500)])
+        after.append(None)
+        with suppress(ValueError):
+            after[-1] = [corner_drift(transformer.family.matrix(raw).cpu(), pose)["after"] for pose in digits]
     return {"drift": {"before": before, "after": after}}
+
+
+# Twenty times through pairs of MNIST digits, whose sum tells little about either.
+SUMS_RECIPE = replace(RECIPES["digits"], epochs=20, batch_size=256)
+
+STUDY = Study(
+    name="addition",
+    data="mnist",
+    precision="bfloat16",
+    prepare=pairs,
+    arms={
+        called: Arm(partial(addition_net, kind), SUMS_RECIPE, "rts 42 apart", against="FCN" if kind != "fcn" else "")
+        for called, kind in {
+            "FCN": "fcn",
+            "CNN": "cnn",
+            "one ST": "one",
+            "two STs": "two",
+            "two STs, a tile each": "tiles",
+        }.items()
+    },
+    ship={"two STs": "addition_two"},
+    measure=who_finds_which,
+)

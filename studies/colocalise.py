@@ -1,6 +1,9 @@
-"""Co-localise: find what many pictures have in common, with no label and no box, by comparing what is seen in each."""
+"""Co-localise: find what many pictures have in common, with no label and no box, by comparing what is seen in each (08c)."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +15,11 @@ from stn_helpers.data.sets import Images
 from stn_helpers.grid import target_points
 from stn_helpers.sampler import warp
 from stn_helpers.theta import affine
+from stn_helpers.training.recipes import RECIPES
 from stn_helpers.transformer import SpatialTransformer
+
+from .networks import digit_net
+from .study import Arm, Sets, Study
 
 WINDOW = 1 / 3  # 28 pixels of 84: the size is given, the place is not
 SIDE, MANY = 28, 100  # pixels of a crop; pictures of one digit
@@ -154,20 +161,21 @@ def _search(classifier: nn.Sequential, images: Tensor, steps: int, seed: int) ->
         return finder.family.matrix(finder.params(images)), sum(losses[-10:]) / len(losses[-10:])
 
 
-def measure(model: nn.Module, train: Images, test: Images, name: str, seed: int) -> dict:
+def measure(model: nn.Module, sets: Sets, arm: Arm, seed: int) -> dict:
     """How many of each digit are found, for a row of results: {"found": {set: ten percentages}, "chance", "settled", ...}.
 
     A digit is found where intersection over union is above one half. chance: the same of random windows. off: the median
     distance in pixels between the middles of the two windows. settled: found, with the shift that all windows of a search share
-    (their median) taken out, for the loss does not ask for the middle. loss: the mean of the last ten steps.
+    (their median) taken out, because the loss does not ask for the middle. loss: the mean of the last ten steps.
     On test images from FRESH on, which nobody had searched when the recipe was fixed. Taught in notebook 08c.
     """
-    model.cpu().eval()
+    # A few small pictures: on the CPU, whatever trained the network, and with a copy, because the caller goes on with its own.
+    classifier, test = deepcopy(model).cpu().eval().classifier, sets.test.to("cpu")
     rows: dict[str, dict] = {row: {bend: [] for bend in STEPS} for row in ("found", "chance", "settled", "off", "loss")}
     for bend, steps in STEPS.items():
         for digit in range(10):
             images, poses = of_one_digit(test, digit, bend, FRESH)
-            windows, loss = _search(model.classifier, images, steps, seed)
+            windows, loss = _search(classifier, images, steps, seed)
             anywhere, settled = random_windows(len(images), torch.Generator().manual_seed(seed)), windows.clone()
             settled[:, :, 2] -= (windows - poses)[:, :, 2].median(0).values
             settled[:, :, 2].clamp_(WINDOW - 1, 1 - WINDOW)  # still on the canvas
@@ -177,3 +185,13 @@ def measure(model: nn.Module, train: Images, test: Images, name: str, seed: int)
             rows["off"][bend].append(round(pixels.median().item(), 2))
             rows["loss"][bend].append(round(loss, 3))
     return rows
+
+
+STUDY = Study(
+    name="colocalise",
+    data="mnist",
+    # Once through MNIST's 60,000 in place of forty times through the 1,437 digits.
+    arms={"encoder": Arm(partial(digit_net, None), replace(RECIPES["digits"], epochs=1))},
+    ship={"encoder": "colocalise_encoder"},
+    measure=measure,
+)

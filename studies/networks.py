@@ -1,25 +1,133 @@
-"""The networks that are trained, with and without a spatial transformer, by name."""
+"""Networks: one module that puts transformers around a classifier, and the classifiers that more than one study trains."""
 
+from bisect import bisect_left
 from collections import OrderedDict
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stn_helpers.training.checkpoint import fill, load_weights
-from stn_helpers.transformer import Blind, Noise, Normalize, SpatialTransformer, light_localization, seed_localization
-from studies.addition import STARTS, AdditionNet
-from studies.paper_table import NETWORKS, PaperNet
-from studies.refine import PlacedNet, deeper, glance, on_the_map, refining
+from stn_helpers.transformer import SpatialTransformer, light_localization
 
 # Mean and standard deviation of the 50,000 CIFAR-10 training images, channel by channel, in [0, 1].
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
-def seed_classifier(classes: int = 10, conv_dropout: float = 0.5, dropout: float = 0.5) -> nn.Sequential:
+class Normalize(nn.Module):
+    """Images in [0, 1] to zero mean and unit spread, channel by channel. It comes after a warp, so that 0 stays black."""
+
+    def __init__(self, mean: tuple[float, ...] = CIFAR10_MEAN, std: tuple[float, ...] = CIFAR10_STD):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+class Blind(nn.Module):
+    """A localization network that sees nothing. Theta is then its bias: one window, learned, for every image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.new_zeros(images.shape[0], 1)
+
+
+class Noise(nn.Module):
+    """A localization network that draws at random: N(0, 1) numbers (N, count) while training, zeros when tested."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.count = count
+
+    def forward(self, images: Tensor) -> Tensor:
+        shape = (images.shape[0], self.count)
+        return torch.randn(shape, device=images.device) if self.training else images.new_zeros(shape)
+
+
+class Shuffled(SpatialTransformer):
+    """Each image through the window of the one before it in its batch: as many windows, and none of them its own."""
+
+    def params(self, images: Tensor) -> Tensor:
+        return super().params(images).roll(1, dims=0)
+
+
+class PlacedNet(nn.Module):
+    """A classifier, and spatial transformers in the places that are given: images (N, C, H, W) in [0, 1] -> logits.
+
+    classifier: (stem, trunk), up to its first feature map and the rest. transformer: at the input; inner: on that map;
+    extra: a module whose logits for what is attended are added to the classifier's. normalize: behind the first transformer.
+    channels: C. least: the smallest side that is taken. canvas: smaller square images are laid in the middle of a black one
+    of this side, and larger ones are refused. None for what is not there. Raises ValueError for images of another shape.
+    """
+
+    def __init__(
+        self,
+        classifier: tuple[nn.Module, nn.Module],
+        transformer: nn.Module | None = None,
+        inner: nn.Module | None = None,
+        extra: nn.Module | None = None,
+        normalize: nn.Module | None = None,
+        channels: int = 1,
+        least: int = 1,
+        canvas: int | None = None,
+    ):
+        super().__init__()
+        self.stem, self.trunk = classifier
+        parts = (normalize, transformer, inner)
+        self.normalize, self.transformer, self.inner = (nn.Identity() if part is None else part for part in parts)
+        self.extra, self.channels, self.least, self.canvas = extra, channels, least, canvas
+
+    @property
+    def classifier(self) -> nn.Sequential:
+        """Stem and trunk, layer by layer."""
+        parts = ([*part] if isinstance(part, nn.Sequential) else [part] for part in (self.stem, self.trunk))
+        return nn.Sequential(*(layer for part in parts for layer in part))
+
+    def forward(self, images: Tensor) -> Tensor:
+        fits = images.ndim == 4 and images.shape[1] == self.channels
+        if not fits or min(images.shape[2:]) < self.least or (self.canvas and max(images.shape[2:]) > self.canvas):
+            most = f", at most {self.canvas}" if self.canvas else ""
+            wanted = f"(N, {self.channels}, H, W) with at least {self.least} pixels a side{most}"
+            raise ValueError(f"images have shape {tuple(images.shape)}; this network expects {wanted}")
+        images = images if self.canvas is None else pad_to(images, self.canvas)
+        attended = self.normalize(self.transformer(images))
+        logits = self.trunk(self.inner(self.stem(attended)))
+        return logits if self.extra is None else logits + self.extra(attended)
+
+
+def pad_to(images: Tensor, side: int) -> Tensor:
+    """Images (N, C, H, W) in the middle of a black canvas, (N, C, side, side)."""
+    high, wide = (side - length for length in images.shape[2:])
+    return F.pad(images, (wide // 2, wide - wide // 2, high // 2, high - high // 2)) if high or wide else images
+
+
+def tutorial_localization(channels: int = 3, size: int = 32) -> nn.Sequential:
+    """The localization network of the project's tutorial network: images (N, channels, size, size) -> features (N, 256).
+
+    At 3 x 32 x 32 the shapes go 64 x 26 x 26, 64 x 13 x 13, 128 x 9 x 9, 128 x 4 x 4. Raises ValueError below 18 pixels.
+    Taught in notebook 02.
+    """
+    side = ((size - 6) // 2 - 4) // 2
+    if side < 1:
+        raise ValueError(f"size is {size}; this network needs images of at least 18 pixels a side")
+    return nn.Sequential(
+        nn.Conv2d(channels, 64, kernel_size=7),
+        nn.MaxPool2d(2, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(64, 128, kernel_size=5),
+        nn.MaxPool2d(2, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(128 * side * side, 256),
+        nn.ReLU(),
+    )
+
+
+def tutorial_classifier(classes: int = 10, conv_dropout: float = 0.0, dropout: float = 0.0) -> nn.Sequential:
     """The classifier of the PyTorch STN tutorial, widened to 3 channels and 500 features: (N, 3, 32, 32) -> logits.
 
-    31,340 parameters. The two dropout rates are part of the recipe. Taught in notebook 05.
+    31,340 parameters. The tutorial drops out half of the features in both places.
     """
     layers = OrderedDict(
         conv1=nn.Conv2d(3, 10, kernel_size=5),
@@ -38,40 +146,13 @@ def seed_classifier(classes: int = 10, conv_dropout: float = 0.5, dropout: float
     return nn.Sequential(layers)
 
 
-class SeedNet(nn.Module):
-    """The seed's network: a spatial transformer at the input, then `seed_classifier`. images (N, 3, 32, 32) in [0, 1].
+def small_classifier() -> tuple[nn.Module, nn.Module]:
+    """`tutorial_classifier` for images of any size from 32 pixels up, in two parts: up to its first map, and the rest.
 
-    transformer: "learned"; None for the matched twin without one; "fixed" for one learned theta that serves every image;
-    "frozen" for a transformer that always says identity;
-    "no-warp" for the same localization network, its features added to the logits instead of bending the grid.
-    The transformer keeps the seed's align_corners=True. The warp sees images in [0, 1], where 0 is black; localization
-    network and classifier see them normalised. Taught in notebook 05.
+    At 32 x 32 it is the very same network. The first map has 10 channels.
     """
-
-    def __init__(self, transformer: str | None = "learned", conv_dropout: float = 0.5, dropout: float = 0.5):
-        super().__init__()
-        # The classifier comes first, so that twins with one seed start from the very same classifier weights.
-        self.normalize = Normalize(CIFAR10_MEAN, CIFAR10_STD)
-        self.classifier = seed_classifier(conv_dropout=conv_dropout, dropout=dropout)
-        self.transformer, self.extra = nn.Identity(), None
-        if transformer in ("learned", "frozen"):
-            localization = nn.Sequential(Normalize(CIFAR10_MEAN, CIFAR10_STD), seed_localization())
-            self.transformer = SpatialTransformer(localization, align_corners=True)
-            # Zero weights and identity bias: frozen, it answers identity for ever.
-            self.transformer.requires_grad_(transformer == "learned")
-        elif transformer == "fixed":
-            self.transformer = SpatialTransformer(Blind(), align_corners=True, features=1)
-        elif transformer == "no-warp":
-            self.extra = nn.Sequential(seed_localization(), nn.Linear(256, 10))
-        elif transformer is not None:
-            raise ValueError(f"transformer is {transformer!r}; expected learned, fixed, frozen, no-warp or None")
-
-    def forward(self, images: Tensor) -> Tensor:
-        if images.shape[1:] != (3, 32, 32):
-            raise ValueError(f"images have shape {tuple(images.shape)}; the seed's network expects (N, 3, 32, 32)")
-        attended = self.normalize(self.transformer(images))
-        logits = self.classifier(attended)
-        return logits if self.extra is None else logits + self.extra(attended)
+    layers = list(tutorial_classifier())
+    return nn.Sequential(*layers[:3]), nn.Sequential(*layers[3:7], nn.AdaptiveAvgPool2d(5), *layers[7:])
 
 
 def digit_classifier(width: int = 8, classes: int = 10) -> nn.Sequential:
@@ -90,34 +171,21 @@ def digit_classifier(width: int = 8, classes: int = 10) -> nn.Sequential:
     )
 
 
-class DigitNet(nn.Module):
-    """A spatial transformer with a light localization network, then `digit_classifier`. images (N, 1, H, W) in [0, 1].
+def digit_net(family: str | None = "affine", width: int = 8) -> PlacedNet:
+    """`digit_classifier` behind a light transformer of a family; None for the matched twin without one.
 
-    family: None for the matched twin without a transformer. width: channels of the classifier's first layer.
-    The classifier always sees 28 x 28 pixels through the transformer, and the whole canvas without it. Taught in notebook 04.
+    The classifier always sees 28 x 28 pixels through the transformer, and the whole canvas without it.
     """
-
-    def __init__(self, family: str | None = "affine", width: int = 8):
-        super().__init__()
-        self.classifier = digit_classifier(width)  # first, so that twins start from the same classifier
-        self.transformer = nn.Identity()
-        if family is not None:
-            # The canvas is black, and digits are not normalised: zeros are paper.
-            self.transformer = SpatialTransformer(light_localization(1, 8), family, size=(28, 28), padding_mode="zeros")
-
-    def forward(self, images: Tensor) -> Tensor:
-        if images.ndim != 4 or images.shape[1] != 1:
-            raise ValueError(f"images have shape {tuple(images.shape)}; the digits' network expects (N, 1, H, W)")
-        return self.classifier(self.transformer(images))
+    classifier = digit_classifier(width)  # first, so that twins start from the same classifier
+    if family is None:
+        return placed_digits(classifier)
+    # The canvas is black, and digits are not normalised: zeros are paper.
+    return placed_digits(classifier, SpatialTransformer(light_localization(1, 8), family, size=(28, 28), padding_mode="zeros"))
 
 
-def small_classifier() -> tuple[nn.Module, nn.Module]:
-    """`seed_classifier` without dropout, for images of any size from 32 pixels up, in two parts: up to its first map, the rest.
-
-    At 32 x 32 it is the very same network. The first map has 10 channels. Taught in notebook 06.
-    """
-    layers = list(seed_classifier(conv_dropout=0, dropout=0))
-    return nn.Sequential(*layers[:3]), nn.Sequential(*layers[3:7], nn.AdaptiveAvgPool2d(5), *layers[7:])
+def placed_digits(classifier: nn.Sequential, transformer: nn.Module | None = None, inner: nn.Module | None = None) -> PlacedNet:
+    """A `digit_classifier` with a transformer in front of it, or on the map after its first pool."""
+    return PlacedNet((classifier[:3], classifier[3:]), transformer, inner)
 
 
 def conv_block(channels: int, out: int, pool: bool = False) -> nn.Sequential:
@@ -137,7 +205,7 @@ class Residual(nn.Module):
         return maps + self.inside(maps)
 
 
-class Times(nn.Module):
+class Scale(nn.Module):
     """factor * logits."""
 
     def __init__(self, factor: float):
@@ -152,75 +220,59 @@ def strong_classifier() -> tuple[nn.Module, nn.Module]:
     """ResNet-9, in two parts: up to its first pooled map, and the rest.
 
     6,573,130 parameters, images (N, 3, H, W) of any size from 8 pixels up. The first map has 128 channels.
-    Page's network ("How to train your ResNet", 2018), his scale of 1/8 on the logits too; the GELUs and the pooling before
-    batch norm are of Jordan's airbench (2024, arXiv 2404.00498). Taught in notebook 06b.
+    Page's network ("How to train your ResNet", 2018), with his scale of 1/8 on the logits; the GELUs and the pooling before
+    batch norm are of Jordan's airbench (2024, arXiv 2404.00498).
     """
     stem = nn.Sequential(conv_block(3, 64), conv_block(64, 128, pool=True), Residual(128))
     deep = conv_block(128, 256, pool=True), conv_block(256, 512, pool=True), Residual(512)
-    return stem, nn.Sequential(*deep, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(512, 10), Times(1 / 8))
+    return stem, nn.Sequential(*deep, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(512, 10), Scale(1 / 8))
 
 
-class StudyNet(nn.Module):
-    """One classifier with a spatial transformer in one of many places: the arms of the CIFAR-10 study.
+PLACES = (
+    *("plain", "light", "heavy", "frozen", "random", "no-warp", "feature", "window", "two"),
+    *("input-window", "rotation", "similarity", "shuffled"),
+)
 
-    classifier: small or strong. arm: plain (no transformer); light or heavy (at the input, by its localization network);
-    frozen (says identity for ever); random (theta drawn at random while training, its mean when tested);
+
+def cifar_net(classifier: str, place: str, spread: dict | None = None) -> PlacedNet:
+    """One classifier with a spatial transformer in one of many places: the arms of the CIFAR-10 studies.
+
+    classifier: small or strong. place: plain (no transformer); light or heavy (at the input, by its localization network);
+    frozen (predicts the identity for ever); random (theta drawn at random while training, its mean when tested);
     no-warp (the light localization network's features added to the logits: its parameters spent on the classifier);
-    feature (on the first feature map); window (one learned theta there, for every image); two (at the input and on the map).
-    input-window (one learned theta at the input, for every image); rotation or similarity (light, of a smaller family);
+    feature (on the first feature map); window (one learned theta there, for every image); two (at the input and on the map);
+    input-window (one learned theta at the input); rotation or similarity (light, of a smaller family);
     shuffled (light, but each image is seen through the window of the one before it in its batch, also when tested).
     The light localization network has GELUs: with ReLUs it died in trials on two of the sets, and theta stood still.
     spread: for random alone, {"mean": (6), "covariance": (6, 6)} of the raw affine numbers.
     images: (N, 3, H, W) in [0, 1], 32 pixels a side or more. Every arm's classifier sees as many pixels as came.
     Raises ValueError for another name, or a random arm without its spread. Taught in notebook 06.
     """
-
-    def __init__(self, classifier: str, arm: str, spread: dict | None = None):
-        super().__init__()
-        if classifier not in ("small", "strong") or arm not in STUDY_ARMS:
-            came, known = f"classifier and arm are {classifier!r} and {arm!r}", ", ".join(STUDY_ARMS)
-            raise ValueError(f"{came}; expected small or strong, and one of {known}")
-        # The classifier comes first, so that twins with one seed start from the very same classifier weights.
-        self.stem, self.trunk = small_classifier() if classifier == "small" else strong_classifier()
-        self.normalize = Normalize(CIFAR10_MEAN, CIFAR10_STD)
-        self.transformer, self.inner, self.extra = nn.Identity(), nn.Identity(), None
-        look = Normalize(CIFAR10_MEAN, CIFAR10_STD)
-        if arm in ("light", "two", "frozen", "rotation", "similarity", "shuffled"):
-            make = Shuffled if arm == "shuffled" else SpatialTransformer
-            family = arm if arm in ("rotation", "similarity") else "affine"
-            self.transformer = make(nn.Sequential(look, light_localization(activation=nn.GELU)), family)
-            self.transformer.requires_grad_(arm != "frozen")
-        elif arm == "heavy":
-            # It is made for 32 x 32: a larger canvas is averaged down for it, as in the paper.
-            self.transformer = SpatialTransformer(nn.Sequential(look, nn.AdaptiveAvgPool2d(32), seed_localization()))
-        elif arm == "random":
-            self.transformer = random_transformer(spread)
-        elif arm == "input-window":
-            self.transformer = SpatialTransformer(Blind(), features=1)
-        elif arm == "no-warp":
-            self.extra = nn.Sequential(light_localization(activation=nn.GELU), nn.Linear(32, 10))
-        if arm in ("feature", "two"):
-            self.inner = SpatialTransformer(light_localization(10 if classifier == "small" else 128, activation=nn.GELU))
-        elif arm == "window":
-            self.inner = SpatialTransformer(Blind(), features=1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 32:
-            raise ValueError(f"images have shape {tuple(images.shape)}; expected (N, 3, H, W) with 32 pixels a side or more")
-        attended = self.normalize(self.transformer(images))
-        logits = self.trunk(self.inner(self.stem(attended)))
-        return logits if self.extra is None else logits + self.extra(attended)
-
-
-STUDY_ARMS = ("plain", "light", "heavy", "frozen", "random", "no-warp", "feature", "window", "two")
-STUDY_ARMS += ("input-window", "rotation", "similarity", "shuffled")
-
-
-class Shuffled(SpatialTransformer):
-    """Each image through the window of the one before it in its batch: as many windows, and none of them its own."""
-
-    def params(self, images: Tensor) -> Tensor:
-        return super().params(images).roll(1, dims=0)
+    if classifier not in ("small", "strong") or place not in PLACES:
+        came, known = f"classifier and place are {classifier!r} and {place!r}", ", ".join(PLACES)
+        raise ValueError(f"{came}; expected small or strong, and one of {known}")
+    # The classifier comes first, so that twins with one seed start from the very same classifier weights.
+    parts = small_classifier() if classifier == "small" else strong_classifier()
+    transformer = inner = extra = None
+    if place in ("light", "two", "frozen", "rotation", "similarity", "shuffled"):
+        make = Shuffled if place == "shuffled" else SpatialTransformer
+        family = place if place in ("rotation", "similarity") else "affine"
+        transformer = make(nn.Sequential(Normalize(), light_localization(activation=nn.GELU)), family)
+        transformer.requires_grad_(place != "frozen")
+    elif place == "heavy":
+        # It is made for 32 x 32: a larger canvas is averaged down for it, as in the paper.
+        transformer = SpatialTransformer(nn.Sequential(Normalize(), nn.AdaptiveAvgPool2d(32), tutorial_localization()))
+    elif place == "random":
+        transformer = random_transformer(spread)
+    elif place == "input-window":
+        transformer = SpatialTransformer(Blind(), features=1)
+    elif place == "no-warp":
+        extra = nn.Sequential(light_localization(activation=nn.GELU), nn.Linear(32, 10))
+    if place in ("feature", "two"):
+        inner = SpatialTransformer(light_localization(10 if classifier == "small" else 128, activation=nn.GELU))
+    elif place == "window":
+        inner = SpatialTransformer(Blind(), features=1)
+    return PlacedNet(parts, transformer, inner, extra, Normalize(), channels=3, least=32)
 
 
 def random_transformer(spread: dict | None) -> SpatialTransformer:
@@ -235,57 +287,22 @@ def random_transformer(spread: dict | None) -> SpatialTransformer:
     return transformer
 
 
-MODELS = {
-    "seed": lambda **options: SeedNet("learned", **options),
-    "seed-plain": lambda **options: SeedNet(None, **options),
-    "seed-fixed": lambda **options: SeedNet("fixed", **options),
-    "seed-frozen": lambda **options: SeedNet("frozen", **options),
-    "seed-no-warp": lambda **options: SeedNet("no-warp", **options),
-    # From here on there is no dropout, whatever the recipe says.
-    "digit": lambda **_: DigitNet("affine"),
-    "digit-plain": lambda **_: DigitNet(None),
-    "digit-wide": lambda **_: DigitNet(None, width=14),
-    "digit-rotation": lambda **_: DigitNet("rotation"),
-    "digit-attention": lambda **_: DigitNet("attention"),
-    **{
-        f"{classifier}-{arm}": lambda classifier=classifier, arm=arm, spread=None, **_: StudyNet(classifier, arm, spread)
-        for classifier in ("small", "strong")
-        for arm in STUDY_ARMS
-    },
-    **{name: lambda about=about, **_: PaperNet(*about) for name, about in NETWORKS.items()},
-    **{f"sum-{kind}": lambda kind=kind, **_: AdditionNet(kind) for kind in STARTS},
-    # Notebook 08: several looks, one on a feature map, a glance at a large canvas and what that is compared with.
-    "digit-looks-1": lambda **_: PlacedNet(digit_classifier(), refining(1)),
-    "digit-looks-2": lambda **_: PlacedNet(digit_classifier(), refining(2)),
-    "digit-looks-2-resampled": lambda **_: PlacedNet(digit_classifier(), refining(2, resample=True)),
-    "digit-map": lambda **_: PlacedNet(digit_classifier(), inner=on_the_map()),
-    "digit-deeper": lambda **_: PlacedNet(digit_classifier(), inner=deeper()),
-    "digit-summary": lambda **_: PlacedNet(digit_classifier(), nn.AdaptiveAvgPool2d(28)),
-    "digit-glance-24": lambda **_: PlacedNet(digit_classifier(), glance(24)),
-    "digit-glance-32": lambda **_: PlacedNet(digit_classifier(), glance(32)),
-}
+def count(network: nn.Module) -> int:
+    """How many parameters a network has."""
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
-def build(name: str, seed: int = 0, **options) -> nn.Module:
-    """A network by name, its weights drawn from `seed` alone; nothing global is left seeded.
+def fitting_width(make: Callable[[int], nn.Module], wanted: int) -> int:
+    """The width at which the network make(width) comes nearest to `wanted` parameters.
 
-    options: conv_dropout and dropout, rates in [0, 1); spread, see `StudyNet`. Raises ValueError for an unknown name.
+    Raises ValueError where a width of 1 has more already. Taught in notebook 07.
     """
-    if name not in MODELS:
-        raise ValueError(f"model is {name!r}; expected one of {', '.join(MODELS)}")
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed every GPU too
-        return MODELS[name](**options)
 
+    def size(width: int) -> int:
+        with torch.device("meta"):  # shapes without numbers: nothing is drawn or stored
+            return count(make(width))
 
-def restore(path: Path | str) -> nn.Module:
-    """The trained network in a .safetensors file that this project wrote, ready to be tested.
-
-    Raises ValueError for a file of another kind or a network that this version does not know.
-    """
-    tensors, about = load_weights(path)
-    if about.get("model") not in MODELS:
-        raise ValueError(f"{path} holds a {about.get('model')!r}, which this version does not know; expected {', '.join(MODELS)}")
-    model = build(about["model"], **about.get("options", {}))
-    fill(model, tensors, path)
-    return model.eval()
+    if size(1) > wanted:
+        raise ValueError(f"wanted is {wanted}; this network has {size(1):,} parameters at its narrowest")
+    above = bisect_left(range(wanted + 1), wanted, lo=1, key=size)
+    return min(range(max(1, above - 1), above + 1), key=lambda width: abs(size(width) - wanted))

@@ -1,4 +1,6 @@
-"""What notebook 04 measures in a trained network: how well it straightens, and what is lost by straightening."""
+"""Straighten: digits turned, or scattered in clutter; how well a network straightens them, and what is lost by it (notebook 04)."""
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -7,10 +9,12 @@ from torch import Tensor, nn
 from stn_helpers.data.batches import as_float
 from stn_helpers.data.distortions import distorted
 from stn_helpers.data.poses import blur, overlap, undone
-from stn_helpers.data.sets import Images
 from stn_helpers.theta import decompose
+from stn_helpers.training.recipes import RECIPES
 from stn_helpers.transformer import SpatialTransformer
-from studies.networks import digit_classifier
+
+from .networks import digit_classifier, digit_net
+from .study import Arm, Sets, Study
 
 
 class LeanReader(nn.Module):
@@ -35,11 +39,9 @@ class LeanReader(nn.Module):
         return self.head(torch.cat([features, theta], dim=1) if self.feed else features)
 
 
-def read_lean(
-    transformer: SpatialTransformer | None, feed: bool, train: Images, test: Images, seed: int, epochs: int = 15
-) -> float:
+def read_lean(transformer: SpatialTransformer | None, feed: bool, sets: Sets, seed: int, epochs: int = 15) -> float:
     """Train a `LeanReader` on turned digits and test it: accuracy in percent. 50 is guessing. Taught in notebook 04."""
-    (seen, poses), (unseen, asked) = distorted(train, "turned", seed), distorted(test, "turned")
+    (seen, poses), (unseen, asked) = distorted(sets.train, "turned", seed), sets.bent("turned")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         reader = LeanReader(transformer, feed).to(seen.images.device)
@@ -53,30 +55,56 @@ def read_lean(
             loss.backward()
             optimizer.step()
     with torch.inference_mode():
-        guesses = reader(as_float(unseen.images)).argmax(1)
+        guesses = reader(as_float(unseen.images)).argmax(1).cpu()
     return 100 * (guesses == (decompose(asked).angle > 0)).float().mean().item()
 
 
-def measure(model: nn.Module, train: Images, test: Images, name: str, seed: int) -> dict:
-    """What the transformer of a trained network does to a test set under a distortion, for a row of results.
+def measure(model: nn.Module, sets: Sets, arm: Arm, seed: int) -> dict:
+    """What the transformer of a trained network does to its test set, for a row of results.
 
-    train, test: upright. "undone": see `poses.undone`. "blur": of the class means, before and after. "overlap": the mean
-    intersection over union with the true window, and the percentage above one half. "lean": `read_lean` in three ways.
-    {} for a network without a transformer.
+    "undone": see `poses.undone`. "blur": of the class means, before and after. "overlap": the mean intersection over union
+    with the true window, and the percentage above one half. "lean": `read_lean` in three ways.
+    {} for a network without a transformer, and where it collapsed: a window of no area overlaps with nothing.
     """
     if not isinstance(model.transformer, SpatialTransformer):
         return {}
     model.eval()
-    bent, poses = distorted(test, name)
+    bent, poses = sets.bent(arm.test)
     images = as_float(bent.images)
     with torch.inference_mode():
-        theta = model.transformer.family.matrix(model.transformer.params(images))
+        theta = model.transformer.family.matrix(model.transformer.params(images)).cpu()
         seen = model.transformer(images)
-    if name == "cluttered":
-        shares = overlap(theta, poses)
+    if arm.test == "cluttered":
+        try:
+            shares = overlap(theta, poses)
+        except ValueError:
+            return {}
         return {"overlap": {"mean": shares.mean().item(), "above_half": 100 * (shares > 0.5).float().mean().item()}}
     found = {"undone": undone(theta, poses), "blur": {"before": blur(images, bent.labels), "after": blur(seen, bent.labels)}}
-    if name != "turned":
+    if arm.test != "turned":
         return found
     readers = {"as it is": (None, False), "straightened": (model.transformer, False), "and theta": (model.transformer, True)}
-    return {**found, "lean": {way: read_lean(*reader, train, test, seed) for way, reader in readers.items()}}
+    return {**found, "lean": {way: read_lean(*reader, sets, seed) for way, reader in readers.items()}}
+
+
+DIGITS = RECIPES["digits"]
+WITH, WITHOUT, WIDER = partial(digit_net, "affine"), partial(digit_net, None), partial(digit_net, None, 14)
+
+STUDY = Study(
+    name="straighten",
+    data="digits",
+    arms={
+        "with ST": Arm(WITH, DIGITS, "turned", against="wider, without ST"),
+        "without ST": Arm(WITHOUT, DIGITS, "turned"),
+        "wider, without ST": Arm(WIDER, DIGITS, "turned", against="without ST"),
+        "with ST that only turns": Arm(partial(digit_net, "rotation"), DIGITS, "turned", against="without ST"),
+        "turned one way, with ST": Arm(WITH, DIGITS, "turned one way"),
+        "trained upright, with ST": Arm(WITH, DIGITS, test_on="turned", against="trained upright, without ST"),
+        "trained upright, without ST": Arm(WITHOUT, DIGITS, test_on="turned"),
+        "cluttered, with ST": Arm(partial(digit_net, "attention"), DIGITS, "cluttered", against="cluttered, wider, without ST"),
+        "cluttered, without ST": Arm(WITHOUT, DIGITS, "cluttered"),
+        "cluttered, wider, without ST": Arm(WIDER, DIGITS, "cluttered", against="cluttered, without ST"),
+    },
+    ship={"with ST": "straighten_turned", "cluttered, with ST": "straighten_cluttered"},
+    measure=measure,
+)

@@ -12,21 +12,24 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import test_browser
 import torch
 from PIL import Image
-from test_browser import CHROMIUM, axe, chromium  # noqa: F401
+from test_browser import CHROMIUM, chromium
 
 from stn_helpers.data.sets import test_card
-from stn_helpers.grid import family_grid, sampling_grid
+from stn_helpers.families import family, family_grid
+from stn_helpers.grid import sampling_grid
 from stn_helpers.sampler import sample, warp
 from stn_helpers.show import explorer
 from stn_helpers.show.explorer import SLIDERS, explorer_html, picture_bytes, spline_presets, template
-from stn_helpers.theta import CORNERS, affine, as_matrix, family, map_points, projective
+from stn_helpers.theta import CORNERS, affine, as_matrix, map_points, projective
 from tools.run import run
 
 test_card.__test__ = False  # the picture, not a test
 
 NODE = shutil.which("node")
+axe = test_browser.axe
 needs_node = pytest.mark.skipif(NODE is None, reason="there is no Node on this machine")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 
@@ -251,7 +254,7 @@ def browser():
         yield running
 
 
-VIEWPORT = "<meta name=viewport content=width=device-width>"
+VIEWPORT = "<meta charset=utf-8><meta name=viewport content=width=device-width>"
 
 
 @pytest.fixture
@@ -271,7 +274,9 @@ def visit(browser):
         if address:
             page.goto(address)
         else:
-            page.set_content(f"<!doctype html><html lang=en><meta charset=utf-8>{VIEWPORT}<title>t</title><body>{body}</body></html>")
+            page.set_content(
+                f"<!doctype html><html lang=en><meta charset=utf-8>{VIEWPORT}<title>t</title><body>{body}</body></html>"
+            )
         if wait:
             page.get_by_role("button", name="reset", exact=True).first.wait_for()
         return page

@@ -19,6 +19,8 @@ import traitlets
 from PIL import Image
 from torch import Tensor
 
+from stn_helpers.checks import check_finite
+from stn_helpers.families import control_points
 from stn_helpers.grid import sampling_grid
 from stn_helpers.sampler import PADDINGS, sample
 from stn_helpers.show.explorer import (
@@ -32,7 +34,7 @@ from stn_helpers.show.explorer import (
     slider_ranges,
 )
 from stn_helpers.show.plots import BLUE, RED
-from stn_helpers.theta import affine, as_matrix, check_finite, control_points, decompose
+from stn_helpers.theta import affine, as_matrix, decompose
 
 try:
     import anywidget

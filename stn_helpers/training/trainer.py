@@ -4,161 +4,49 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stn_helpers.checks import NotFiniteError
 from stn_helpers.data.batches import batches
-from stn_helpers.data.distortions import distortion
+from stn_helpers.data.distortions import Distortion, distortion
 from stn_helpers.data.files import alone, clear_orphans
 from stn_helpers.data.sets import Images
-from stn_helpers.theta import NotFiniteError
 from stn_helpers.training.checkpoint import fill, load_checkpoint, save_checkpoint
-from stn_helpers.training.recipes import Recipe
-from stn_helpers.transformer import SpatialTransformer
-
-RECIPES = {
-    # The seed: plain SGD at 0.01, batches of 64, the tutorial's dropout, no augmentation.
-    "seed": Recipe(),
-    "good": Recipe(
-        batch_size=128,
-        lr=0.05,
-        localization=0.1,
-        momentum=0.9,
-        weight_decay=1e-3,
-        one_cycle=True,
-        flips=True,
-        conv_dropout=0.0,
-        dropout=0.0,
-    ),
-    # Small digits, turned anew in every batch.
-    "digits": Recipe(
-        epochs=40,
-        lr=3e-3,
-        weight_decay=1e-4,
-        one_cycle=True,
-        conv_dropout=0.0,
-        dropout=0.0,
-        optimizer="adamw",
-        distortion="turned",
-    ),
-}
-# The CIFAR-10 study. Half the rate for the localization network: of 0.1, 0.5, 1 and 3 the best on held-out training images.
-RECIPES["study"] = replace(RECIPES["good"], localization=0.5)
-# A tenth of it, which the paper takes too, is what did not collapse in any seed of the study "cifar10-seed".
-RECIPES["study-slow"] = replace(RECIPES["study"], localization=0.1)
-# What turns things in notebook 04: AdamW, and the same rate for both parts.
-RECIPES["study-adamw"] = replace(
-    RECIPES["study"], optimizer="adamw", lr=3e-3, momentum=0.0, weight_decay=RECIPES["digits"].weight_decay, localization=1.0
-)
-RECIPES["study-clipped"] = replace(RECIPES["study"], clip=1.0)
-RECIPES["study-free"] = replace(RECIPES["study-slow"], localization_decay=0.0)
-# Its strong classifier, ResNet-9 as Page (2018) trained it in 24 epochs, but with half his batch at half his rate, and with
-# the label smoothing that he and Jordan (airbench, 2024) came to use.
-RECIPES["strong"] = replace(
-    RECIPES["study-slow"],
-    epochs=24,
-    batch_size=256,
-    lr=0.2,
-    weight_decay=5e-4,
-    crop_pixels=4,
-    cutout_pixels=8,
-    label_smoothing=0.1,
-)
-for _set in ("rotated", "rts", "perspective", "rotated disc"):
-    for _name in ("study", "study-slow", "study-adamw", "study-clipped", "study-free", "strong"):
-        RECIPES[f"{_name}-{_set}"] = replace(RECIPES[_name], distortion=_set)
-    RECIPES[f"study-{_set}, undone"] = replace(RECIPES["study"], distortion=f"{_set}, undone")
-# The paper's table, in 10 epochs. The paper: 640 of them, SGD at 0.01 without momentum, a tenth of it after each third.
-# In 10 that hardly trains, hence momentum and one cycle. As in the paper batches of 256, no weight decay, no dropout.
-RECIPES["paper"] = Recipe(
-    epochs=10, batch_size=256, lr=0.05, localization=0.1, momentum=0.9, one_cycle=True, conv_dropout=0.0, dropout=0.0
-)
-# And the whole of it, for a GPU.
-RECIPES["paper-long"] = replace(RECIPES["paper"], epochs=640, lr=0.01, momentum=0.0, one_cycle=False, thirds=True)
-for _set in ("rotated", "rts 42", "perspective", "elastic", "cluttered 60"):
-    for _name in ("paper", "paper-long"):
-        RECIPES[f"{_name}-{_set}"] = replace(RECIPES[_name], distortion=_set)
-RECIPES["digits-upright"] = replace(RECIPES["digits"], distortion="upright")
-RECIPES["digits-one-way"] = replace(RECIPES["digits"], distortion="turned one way")
-RECIPES["digits-cluttered"] = replace(RECIPES["digits"], distortion="cluttered")
-# Notebook 08: once through MNIST's 60,000 in place of forty times through the 1,437 digits; and these on a large canvas.
-RECIPES["brief"] = replace(RECIPES["digits"], epochs=1, distortion="upright")
-RECIPES["brief-rotated"] = replace(RECIPES["brief"], distortion="rotated")
-# Twenty times through pairs of MNIST digits, whose sum says little about either.
-RECIPES["sums"] = replace(RECIPES["digits"], epochs=20, batch_size=256, distortion="rts 42 apart")
-RECIPES["digits-cluttered 60"] = replace(RECIPES["digits"], distortion="cluttered 60")
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """A device by name; "auto" is CUDA where there is one. Raises ValueError where it is not on this machine."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device is {name!r}; expected auto, cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is 'cuda', but this torch sees no CUDA GPU; use --device cpu or auto")
-    return device
-
-
-def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """float32 or bfloat16 by name; "auto" is bfloat16 on CUDA. The grid is float32 in either."""
-    names = {"float32": torch.float32, "bf16": torch.bfloat16}
-    names["auto"] = torch.bfloat16 if device.type == "cuda" else torch.float32
-    if name not in names:
-        raise ValueError(f"precision is {name!r}; expected one of {', '.join(names)}")
-    return names[name]
-
-
-def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
-    """Localization networks with their own learning rate; weight decay for weights only.
-
-    Decay must not reach biases: pulling theta's identity bias to zero would zoom every picture into a point.
-    """
-    inside = {id(p) for m in model.modules() if isinstance(m, SpatialTransformer) for p in m.parameters()}
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            groups.setdefault((id(parameter) in inside, parameter.ndim > 1), []).append(parameter)
-    return [
-        {
-            "params": params,
-            "lr": recipe.lr * (recipe.localization if localization else 1.0),
-            "weight_decay": recipe.weight_decay * (recipe.localization_decay if localization else 1.0) if decays else 0.0,
-        }
-        for (localization, decays), params in groups.items()
-    ]
+from stn_helpers.training.devices import PRECISIONS, describe_device, dtype_name, has_bfloat16, pick_device, pick_precision
+from stn_helpers.training.recipes import Recipe, named_recipe
+from stn_helpers.transformer import parameter_groups
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, steps: int):
     """(optimizer, schedule) of a recipe: SGD or AdamW; constant, one-cycle or in thirds over `steps` steps."""
-    groups = parameter_groups(model, recipe)
+    groups = parameter_groups(model, recipe.lr, recipe.localization, recipe.weight_decay, recipe.localization_decay)
     if recipe.optimizer == "sgd":
         optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
-    elif recipe.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
     else:
-        raise ValueError(f"optimizer is {recipe.optimizer!r}; expected sgd or adamw")
+        optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
+    schedules = torch.optim.lr_scheduler
     if recipe.thirds:
-        places = [steps // 3, 2 * steps // 3]
-        return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=places, gamma=0.1)
-    if not recipe.one_cycle:
-        return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=1)
-    rates = [group["lr"] for group in groups]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=rates, total_steps=max(steps, 2), pct_start=0.25, cycle_momentum=False
-    )
-    return optimizer, schedule
+        places = [max(1, steps // 3), max(1, 2 * steps // 3)]
+        return optimizer, schedules.MultiStepLR(optimizer, milestones=places, gamma=0.1)
+    if recipe.one_cycle:
+        rates, total = [group["lr"] for group in groups], max(steps, 2)
+        top = 0.25 if total != 4 else 0.3  # a quarter of four steps: torch would divide by the zero steps before the top
+        return optimizer, schedules.OneCycleLR(optimizer, rates, total_steps=total, pct_start=top, cycle_momentum=False)
+    return optimizer, schedules.ConstantLR(optimizer, factor=1.0, total_iters=1)
 
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, data: Images, batch_size: int = 500) -> dict[str, float]:
-    """{"loss", "accuracy"} over a whole set, in float32; accuracy in percent. The data lies on the model's device."""
+    """{"loss", "accuracy"} over a whole set, in float32; accuracy in percent. The data lies on the model's device.
+
+    Raises ValueError for a set without images and for a batch_size below 1.
+    """
+    _check_images(data)
     model.eval()
     loss = torch.zeros((), device=data.labels.device)
     right = torch.zeros((), device=data.labels.device)
@@ -169,18 +57,17 @@ def evaluate(model: nn.Module, data: Images, batch_size: int = 500) -> dict[str,
     return {"loss": loss.item() / len(data), "accuracy": 100 * right.item() / len(data)}
 
 
-@dataclass
+def _check_images(data: Images) -> None:
+    if len(data) == 0:
+        raise ValueError(f"the set {data.name!r} holds no images; expected at least one to test on")
+
+
 class Epoch:
     """The running sums of one epoch. They stay on the device, so that no step waits for them."""
 
-    losses: Tensor
-    right: Tensor
-    step: int = 0
-    images: int = 0
-
-    @classmethod
-    def start(cls, steps: int, device) -> "Epoch":
-        return cls(torch.zeros(steps, device=device), torch.zeros((), device=device))
+    def __init__(self, steps: int, device):
+        self.losses, self.right = torch.zeros(steps, device=device), torch.zeros((), device=device)
+        self.step = self.images = 0
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         self.losses[self.step] = loss.detach()
@@ -194,6 +81,7 @@ class Epoch:
         return {"loss": loss, "accuracy": 100 * self.right.item() / max(1, self.images)}
 
     def check(self, epoch: int) -> None:
+        """Raise FloatingPointError at the first loss that is not finite."""
         bad = ~self.losses[: self.step].isfinite()
         if bad.any():
             raise FloatingPointError(
@@ -205,56 +93,56 @@ class Epoch:
 class Trainer:
     """A model, its data and a recipe, with all the state that a run has: what `fit` drives epoch by epoch.
 
-    The model and both sets must lie on one device. Shuffling and augmentation draw from a generator of the trainer's own.
+    The model and its images must lie on one device. train_on: a distortion, or the name of one, new for every batch.
+    Shuffling, augmentation and distortion draw from a generator of the trainer's own.
+    Raises ValueError where the images do not fill one batch, and for an unknown distortion.
     """
 
-    def __init__(self, model: nn.Module, train: Images, recipe: Recipe, seed: int, dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Images,
+        recipe: Recipe,
+        seed: int,
+        dtype: torch.dtype = torch.float32,
+        train_on: str | Distortion = "upright",
+    ):
         self.model = model.to(memory_format=torch.channels_last)
-        self.train, self.recipe, self.dtype = train, recipe, dtype
+        self.train, self.recipe, self.seed, self.dtype, self.train_on = train, recipe, seed, dtype, train_on
         self.device = train.images.device
         self.steps = len(train) // recipe.batch_size
         if self.steps == 0:
             raise ValueError(f"{len(train)} images do not fill one batch of {recipe.batch_size}; use a smaller batch_size")
-        self.distort = None if recipe.distortion == "upright" else distortion(recipe.distortion)
+        made = train_on if isinstance(train_on, Distortion) else distortion(train_on)
+        self.distort = None if made == Distortion() else made
         self.optimizer, self.schedule = make_optimizer(model, recipe, recipe.epochs * self.steps)
-        self.generator = torch.Generator(self.device).manual_seed(seed)
         self.history: list[dict] = []
-        with self.own_randomness(None):
-            torch.default_generator.manual_seed(seed)
-            if self.device.type == "cuda":
-                torch.cuda.manual_seed(seed)
-            self.random = self.global_random()
+        self.note = ""  # what the next row of the history must say: how this run goes on differently from how it began
+        self.seed_generators(seed)
 
-    def global_random(self) -> dict[str, Tensor]:
-        """The state of the generators that dropout draws from."""
-        state = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            state["cuda"] = torch.cuda.get_rng_state(self.device)
-        return state
+    def seed_generators(self, seed: int) -> None:
+        """Begin the trainer's own generator, and those that dropout will draw from, anew."""
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.random = {kind: torch.Generator(kind).manual_seed(seed).get_state() for kind in {"cpu", self.device.type}}
 
     @contextmanager
-    def own_randomness(self, state: dict[str, Tensor] | None):
+    def own_randomness(self):
         """Run with a random state of our own, and leave the caller's as it was."""
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            if state is not None:
-                torch.set_rng_state(state["cpu"])
-            if state is not None and "cuda" in state:
-                torch.cuda.set_rng_state(state["cuda"], self.device)
+        cuda = self.device.type == "cuda"
+        with torch.random.fork_rng(devices=[self.device] if cuda else []):
+            torch.set_rng_state(self.random["cpu"])
+            if cuda:
+                torch.cuda.set_rng_state(self.random["cuda"], self.device)
             yield
-
-    def autocast(self) -> torch.autocast:
-        """The precision in which the network runs while it trains."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What is minimised."""
-        return F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+            self.random = {"cpu": torch.get_rng_state()}
+            if cuda:
+                self.random["cuda"] = torch.cuda.get_rng_state(self.device)
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """One step of gradient descent: (loss, logits), still on the device."""
-        with self.autocast():
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self.model(images)
-            loss = self.loss(logits, labels)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.recipe.clip:
@@ -280,10 +168,10 @@ class Trainer:
     def run_epoch(self, look: Callable[[Epoch], None] = lambda epoch: None) -> Epoch:
         """One pass over the training images. `look` is called about once a second, to show how it goes."""
         number = len(self.history) + 1
-        sums = Epoch.start(self.steps, self.device)
+        sums = Epoch(self.steps, self.device)
         shown = time.monotonic()
         self.model.train()
-        with self.own_randomness(self.random):
+        with self.own_randomness():
             try:
                 for images, labels in self.batches():
                     sums.add(*self.step(images, labels), labels)
@@ -293,19 +181,20 @@ class Trainer:
             except NotFiniteError as error:
                 sums.check(number)  # a loss that diverged before explains it
                 raise FloatingPointError(f"step {sums.step + 1} of epoch {number}: {error}") from error
-            self.random = self.global_random()
         self.check(sums)
         return sums
 
-    def about(self, name: str, seed: int) -> dict:
+    def about(self, name: str) -> dict:
         """What a checkpoint says of the run that it belongs to."""
-        data = {"data": self.train.name, "images": len(self.train), "dtype": str(self.dtype)}
-        return {"name": name, "seed": seed, **data}
+        data = {"data": self.train.name, "images": len(self.train), "content": self.train.digest()}
+        return {"name": name, "seed": self.seed, **data, "train_on": str(self.train_on)}
 
     def state(self) -> dict:
         """Everything that a later process needs to go on."""
         return {
             "recipe": asdict(self.recipe),
+            "device": self.device.type,
+            "dtype": dtype_name(self.dtype),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -315,16 +204,35 @@ class Trainer:
         }
 
     def restore(self, state: dict, path) -> None:
-        """Take up a state. Raises ValueError where it belongs to another architecture or recipe."""
-        then, now = asdict(Recipe(**state["recipe"])), asdict(self.recipe)
-        if then != now:
-            changed = [name for name in now if then[name] != now[name]]
-            raise ValueError(f"{path} was trained with another recipe ({', '.join(changed)} differ); choose another --out")
+        """Take up a state. Raises ValueError where it belongs to another architecture or recipe.
+
+        The state's precision is kept where this device has it. Where it has not, and where the state comes from another kind of
+        device, whose random numbers are others, `note` says how the run goes on.
+        """
+        then, now = {**asdict(Recipe()), **state["recipe"]}, asdict(self.recipe)
+        if changed := [name for name in then.keys() | now if then.get(name) != now.get(name)]:
+            changed = ", ".join(sorted(changed))
+            raise ValueError(f"{path} was trained with another recipe ({changed} differ); choose another folder (out, --out)")
         fill(self.model, state["model"], path)
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, values in self.optimizer.state.items():
+            for key, value in values.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape and key != "step":
+                    values[key] = torch.empty_like(parameter).copy_(value)  # in the parameter's layout, as it was before
         self.schedule.load_state_dict(state["schedule"])
-        self.generator.set_state(state["generator"])
-        self.random, self.history = state["random"], state["history"]
+        self.history = state["history"]
+        notes, dtype = [], PRECISIONS[state["dtype"]]
+        if dtype == torch.float32 or has_bfloat16(self.device):
+            self.dtype = dtype
+        elif self.dtype != dtype:
+            notes.append(f"in {dtype_name(self.dtype)}, because this device has no {state['dtype']}")
+        if state["device"] == self.device.type:
+            self.generator.set_state(state["generator"])
+            self.random = state["random"]
+        else:
+            self.seed_generators((self.seed + 1) * 1_000_003 + len(self.history))
+            notes.append(f"on {self.device.type} after {state['device']}, with new random numbers")
+        self.note = f"from epoch {len(self.history) + 1}: " + "; ".join(notes) if notes else ""
 
 
 def fit(
@@ -340,61 +248,68 @@ def fit(
     progress: bool = True,
     name: str = "",
     after_epoch: Callable[[list[dict]], None] = lambda history: None,
+    train_on: str | Distortion = "upright",
 ) -> list[dict]:
     """Train a model, epoch by epoch, and return its history: one dict an epoch.
 
-    recipe: a `Recipe` or a name from RECIPES. seed: shuffling, augmentation and dropout. out: a folder for checkpoint.stn,
-    written whole after every epoch; where one is, training goes on from it, and on a CPU ends bit for bit where an
-    undisturbed run ends. Of two processes with one folder the second waits for the first. stop_after: stop at this epoch of
-    the recipe's schedule. name: what the checkpoint says it is.
+    recipe: a `Recipe` or a name from RECIPES. seed: shuffling, augmentation, distortion and dropout.
+    device: auto, cpu or cuda. precision: auto, float32 or bfloat16; auto takes bfloat16 where the hardware has it.
+    out: a folder for checkpoint.stn, written whole after every epoch; where one is, training goes on from it, and on a CPU
+    ends bit for bit where an undisturbed run ends. Of two processes with one folder the second waits for the first.
+    Under precision "auto" a run goes on in the precision in which it began, where this device has it; any change is said,
+    and stands as `note` in the next row of the history.
+    stop_after: stop at this epoch of the recipe's schedule. name: what the checkpoint says it is.
+    train_on: a distortion, or the name of one, new for every batch; `test` is taken as it is.
     The last epoch counts, whatever the test set says of it: nothing is chosen by looking at `test`.
     Raises FloatingPointError at a loss that is not finite, ValueError for a checkpoint of another run.
     Taught in notebook 05.
     """
-    recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
-    device = pick_device(device) if isinstance(device, str) else device
+    recipe, device = named_recipe(recipe), pick_device(str(device))
+    _check_images(test)
     dtype = pick_precision(precision, device)
-    trainer, test = Trainer(model.to(device), train.to(device), recipe, seed, dtype), test.to(device)
-    run = trainer.about(name, seed)
+    trainer, test = Trainer(model.to(device), train.to(device), recipe, seed, dtype, train_on), test.to(device)
     path = Path(out) / "checkpoint.stn" if out else None
     last = recipe.epochs if stop_after is None else min(stop_after, recipe.epochs)
     # Two processes in one folder would write over each other's epochs: the second waits, and finds the run finished.
     waiting = f"Another process trains in {out}; waiting for it." if progress else ""
     with alone(path.with_suffix(".lock"), waiting) if path else nullcontext():
-        if path:
-            begin(trainer, path, run)
+        run = _begin(trainer, path, name, precision) if path else {}
         with _bar(trainer, last, progress) as bar:
+            say = bar.write if progress else lambda words: None
+            if len(trainer.history) < last:
+                say(", ".join(filter(None, [describe_device(trainer.device, trainer.dtype), trainer.note])))
+            elif path:
+                say(f"finished before, after {len(trainer.history)} epochs; to train anew, delete {path}")
             while len(trainer.history) < last:
                 row = _one_epoch(trainer, test, bar)
                 trainer.history.append(row)
                 if path:
                     save_checkpoint(path, {**trainer.state(), "run": run})
-                if progress:
-                    bar.write(describe(row, recipe.epochs))
+                say(describe(row, recipe.epochs))
                 after_epoch(trainer.history)
     return trainer.history
 
 
-def begin(trainer: Trainer, path: Path, run: dict) -> None:
-    """Go on from the checkpoint, or write the first one."""
+def _begin(trainer: Trainer, path: Path, name: str, precision: str) -> dict:
+    """Go on from the checkpoint, or write the first one; what it says of the run. Raises ValueError for that of another run."""
     clear_orphans(path)
-    if path.exists():
-        _resume(trainer, path, run)
-    else:
+    run = trainer.about(name)
+    if not path.exists():
         save_checkpoint(path, {**trainer.state(), "run": run})
-
-
-def _resume(trainer: Trainer, path: Path, run: dict) -> None:
+        return run
     state = load_checkpoint(path)
-    if state["run"] != run:
-        changed = [f"{key} {state['run'].get(key)!r}, not {run[key]!r}" for key in run if state["run"].get(key) != run[key]]
-        raise ValueError(f"{path} belongs to another run ({', '.join(changed)}); choose another --out")
+    then, now = dict(state["run"]), dict(run)
+    if precision != "auto":  # said by hand, it decides
+        then["precision"], now["precision"] = state["dtype"], dtype_name(trainer.dtype)
+    if changed := [f"{key} {then.get(key)!r}, not {now[key]!r}" for key in now if then.get(key) != now[key]]:
+        raise ValueError(f"{path} belongs to another run ({', '.join(changed)}); choose another folder (out, --out)")
     trainer.restore(state, path)
+    return run
 
 
 def _one_epoch(trainer: Trainer, test: Images, bar) -> dict:
     """Train and test once; the row of the history."""
-    began, done = time.monotonic(), len(trainer.history) * trainer.steps
+    began, done, number = time.monotonic(), len(trainer.history) * trainer.steps, len(trainer.history) + 1
 
     def look(sums: Epoch) -> None:
         now, rate = sums.summary(), sums.images / (time.monotonic() - began)
@@ -402,26 +317,21 @@ def _one_epoch(trainer: Trainer, test: Images, bar) -> dict:
         bar.update(done + sums.step - bar.n)
 
     sums = trainer.run_epoch(look)
-    row = row_of(trainer, sums, test, time.monotonic() - began)
-    bar.update(done + sums.step - bar.n)
-    return row
-
-
-def row_of(trainer: Trainer, sums: Epoch, test: Images, seconds: float) -> dict:
-    """The row of the history for the epoch that has just run, which took so many seconds: what its sums say, and the test."""
-    trained = sums.summary()
+    trained, seconds = sums.summary(), time.monotonic() - began
     tested = evaluate(trainer.model, test)
     if not math.isfinite(tested["loss"]):
-        number = len(trainer.history) + 1
         raise FloatingPointError(f"the test loss is not finite after epoch {number}; the last good checkpoint is kept")
+    bar.update(done + sums.step - bar.n)
+    note, trainer.note = {"note": trainer.note} if trainer.note else {}, ""
     return {
-        "epoch": len(trainer.history) + 1,
+        "epoch": number,
         "train_loss": trained["loss"],
         "train_accuracy": trained["accuracy"],
         "test_loss": tested["loss"],
         "test_accuracy": tested["accuracy"],
         "seconds": seconds,
         "images_per_second": sums.images / seconds,
+        **note,
     }
 
 
