@@ -13,9 +13,10 @@ from kornia.geometry import transform as kornia
 from skimage import transform as skimage
 
 from stn_helpers.data.sets import test_card as card
-from stn_helpers.grid import family_grid, sampling_grid
+from stn_helpers.families import control_points, family, family_grid
+from stn_helpers.grid import sampling_grid
 from stn_helpers.sampler import sample, warp
-from stn_helpers.theta import affine, as_matrix, control_points, family, projective
+from stn_helpers.theta import affine, as_matrix, projective
 
 TPS = family("tps")
 INVERSE = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP

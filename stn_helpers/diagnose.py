@@ -6,9 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stn_helpers.grid import outline
+from stn_helpers.checks import NotFiniteError, finite
+from stn_helpers.families import outline
 from stn_helpers.sampler import sample
-from stn_helpers.theta import NotFiniteError
+from stn_helpers.theta import cross
 from stn_helpers.transformer import SpatialTransformer
 
 # The limits come from digits turned by up to 60 degrees, trained well with every family and badly in every way below.
@@ -49,51 +50,58 @@ class Finding(NamedTuple):
         return f"{self.name}: {self.measured}\n  {self.cure}"
 
 
-def diagnose(model: nn.Module, images: Tensor, labels: Tensor | None = None) -> list[Finding]:
-    """What went wrong in the SpatialTransformer at `model.transformer`, judged by the median picture; an empty list is healthy.
+def diagnose(
+    model: nn.Module, images: Tensor, labels: Tensor | None = None, transformer: SpatialTransformer | None = None
+) -> list[Finding]:
+    """What went wrong in the SpatialTransformer of a network, judged by the median picture; an empty list is healthy.
 
     images: (N, C, H, W) as the model takes them; 100 are plenty, 1 will do. labels: (N,), class numbers: with them, and logits
-    from the model, the gradient of the loss is followed too. theta is taken to come from `to_theta`. The model stays as it was.
+    from the model, the gradient of the loss is followed too. transformer: which one, where the model holds several and none
+    of them is `model.transformer`. theta is taken to come from `to_theta`. The model stays as it was.
     It cannot tell an identity that is right from one that no step has reached, a bias that never was the identity from one
     that weight decay has eaten, or a window that is narrow on purpose from one that shrank. Nor whether a healthy one is of use.
-    Raises ValueError for a model without a SpatialTransformer there, or that never calls it. Taught in notebook 04.
+    Raises ValueError for a model without a SpatialTransformer, or that never calls it. Taught in notebook 04b.
     """
-    if not isinstance(getattr(model, "transformer", None), SpatialTransformer):
-        raise ValueError("model.transformer is missing, or is no SpatialTransformer: there is nothing to diagnose")
+    inside = [module for module in model.modules() if isinstance(module, SpatialTransformer)]
+    chosen = transformer or getattr(model, "transformer", None)
+    chosen = inside[0] if chosen not in inside and transformer is None and len(inside) == 1 else chosen
+    if chosen not in inside:
+        raise ValueError(f"model holds {len(inside)} SpatialTransformers; expected one, or transformer=, the one to diagnose")
     modes = {module: module.training for module in model.modules()}
     try:
         with torch.random.fork_rng([images.device] if images.is_cuda else []), torch.inference_mode(False):
-            found = _examine(model.eval(), images.detach().clone(), None if labels is None else labels.clone())
+            found = _examine(model.eval(), chosen, images.detach().clone(), None if labels is None else labels.clone())
     finally:
         for module, mode in modes.items():
             module.training = mode
     return [Finding(name, measured, CURES[name]) for name, measured in found.items()]
 
 
-def _examine(model: nn.Module, images: Tensor, labels: Tensor | None) -> dict[str, str]:
+def _examine(model: nn.Module, transformer: SpatialTransformer, images: Tensor, labels: Tensor | None) -> dict[str, str]:
     """{name: what was measured} of all that is wrong."""
-    transformer, caught = model.transformer, []
+    caught: list[Tensor] = []
     hook = transformer.register_forward_pre_hook(lambda module, given: caught.append(given[0].detach()))
     with hook, suppress(NotFiniteError), torch.no_grad():
         model(images)
     if not caught:
-        raise ValueError("model.transformer is never called by the model: there is nothing to diagnose")
+        raise ValueError("the SpatialTransformer is never called by the model: there is nothing to diagnose")
     params = transformer.params(inputs := caught[0]).detach()
-    grid = transformer.grid(inputs, params).detach() if params.isfinite().all() else params
-    bad, ill = (int((~values.flatten(1).isfinite().all(1)).sum()) for values in (grid, inputs))
+    grid = transformer.grid(inputs, params, check=False).detach()
+    good = finite(params) & finite(grid)
     # Here it must end: on a CPU, the backward pass of a sampler that is given NaN can take the whole process with it.
-    if bad:
+    if not good.all():
+        bad, ill = (~good).sum(), (~finite(inputs)).sum()
         return {"not finite": f"{bad} of {len(grid)} thetas are not finite, and {ill} of the pictures are not."}
-    found = _start(model, images, inputs, params, labels) | _view(transformer, inputs, params, grid)
+    found = _start(model, transformer, images, inputs, params, labels) | _view(transformer, inputs, params, grid)
     explained = ("dead start", "same for every picture") if "collapsed" in found else ()
     return {name: measured for name, measured in found.items() if name not in explained}
 
 
-def _start(model: nn.Module, images: Tensor, inputs: Tensor, params: Tensor, labels: Tensor | None) -> dict[str, str]:
+def _start(model, transformer: SpatialTransformer, images: Tensor, inputs: Tensor, params: Tensor, labels) -> dict[str, str]:
     """What is wrong with how theta is made: whether a gradient moves it, where it can go, and where it began."""
-    transformer, last = model.transformer, model.transformer.to_theta
+    last = transformer.to_theta
     # The nudge has the bias's gradient, also where that is frozen; and zero, not an error, where a graph is cut.
-    nudge = last.weight.new_zeros(last.out_features, requires_grad=True)
+    nudge = params.new_zeros(transformer.family.count, requires_grad=True)
     with last.register_forward_hook(lambda layer, given, said: said + nudge):
         values = [transformer.params(inputs).mean(0).sum(), transformer(inputs).square().mean()]
         values += [] if labels is None else [nn.functional.cross_entropy(model(images), labels)]
@@ -102,8 +110,8 @@ def _start(model: nn.Module, images: Tensor, inputs: Tensor, params: Tensor, lab
     if slope < DEAD or (view == 0 and inputs.std() > 0):
         return {"dead start": f"Where its last layer moves by 1, theta moves by {slope:.1g}, and the view by {view:.1g}.{loss}"}
 
-    def theta(answer) -> Tensor:
-        with last.register_forward_hook(lambda layer, given, said: answer + torch.zeros_like(said)):
+    def theta(answer: float) -> Tensor:
+        with last.register_forward_hook(lambda layer, given, said: torch.full_like(said, answer)):
             return transformer.params(inputs[:1])[0].detach()
 
     found, ends = {}, torch.stack([theta(answer) for answer in (-1e9, -1e8, -3.0, 3.0, 1e8, 1e9)])
@@ -113,13 +121,18 @@ def _start(model: nn.Module, images: Tensor, inputs: Tensor, params: Tensor, lab
     for k in (squashed & ((identity <= low) | (identity >= high))).nonzero()[:1, 0].tolist():
         now = f"Number {k} of theta is {params[:, k].median():.2f} and stays between {low[k]:.2f} and {high[k]:.2f}"
         found["identity out of reach"] = f"{now}; the identity has {identity[k]:.2f}."
-    featureless, whole = theta(0.0 if last.bias is None else last.bias).norm(), identity.norm()
+    with last.register_forward_pre_hook(lambda layer, given: torch.zeros_like(given[0])):
+        featureless, whole = transformer.params(inputs[:1])[0].detach().norm(), identity.norm()
     if featureless < LOST * whole:
         found["no identity in the bias"] = f"Without features, theta has {featureless / whole:.2f} of the identity's length."
     elif (params - identity).abs().max() < STILL:
         found["not moved yet"] = f"Theta is the identity for every picture.{loss}"
     # Where the weights are still zero it cannot differ, and one picture, or many that are alike, cannot tell.
-    elif (apart := (params - params.mean(0)).abs().max()) < SAME and last.weight.any() and (inputs != inputs[:1]).any():
+    elif (
+        (apart := (params - params.mean(0)).abs().max()) < SAME
+        and any(weight.any() for weight in last.parameters() if weight.ndim > 1)
+        and (inputs != inputs[:1]).any()
+    ):
         found["same for every picture"] = f"No number of theta is more than {apart:.4f} from its mean."
     return found
 
@@ -138,7 +151,7 @@ def _view(transformer: SpatialTransformer, inputs: Tensor, params: Tensor, grid:
     covered = ((drawn * read).flatten(1).sum(1) / drawn.flatten(1).sum(1)).nanmedian()
     # Half the cross products along the outline: the signed area of the window, 4 for the whole picture, negative in a mirror.
     line = outline(transformer.family, params)
-    area = (line[:, :-1, 0] * line[:, 1:, 1] - line[:, 1:, 0] * line[:, :-1, 1]).sum(1) / 2
+    area = cross(line[:, :-1], line[:, 1:]).sum(1) / 2
     window, mirrored = f"its window is {(area.abs() / 4).sqrt().median():.2f} pictures wide", (area < 0).float().mean()
     black = inputs.min() if transformer.padding_mode == "zeros" else 0
     checks = {

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stn_helpers.checks import check_choice, check_finite, check_images
 from stn_helpers.grid import sampling_grid
 
 MODES = ("bilinear", "nearest", "bicubic")
@@ -16,31 +17,35 @@ def sample(
     mode: str = "bilinear",
     padding_mode: str = "border",
     align_corners: bool = False,
+    check: bool = True,
 ) -> Tensor:
     """Read the images at the places of the grid.
 
-    images: (N, C, H, W), floating point. grid: (N, h, w, 2), normalised (x, y), on the same device.
+    images: (N, C, H, W), floating point; with mode="nearest" also whole numbers or bool, such as a mask of labels.
+    grid: (N, h, w, 2), normalised (x, y), on the same device.
     padding_mode: what is seen outside the image: its border, zeros (black only if 0 is black), or its reflection.
-    Returns (N, C, h, w), float32 or wider: half precision is slower here on a CPU and blurs the weights.
-    Raises ValueError for other shapes, types, devices or names. Paper: section 3.3, equation 5. Taught in notebook 03.
+    check: False skips the search for places that are not finite (it makes a GPU wait).
+    Returns (N, C, h, w), float32 or wider, because half precision is slower here on a CPU and blurs the weights; a mask keeps
+    its type. Raises ValueError for other shapes, types, devices or names, and for a grid that is not finite.
+    Paper: section 3.3, equation 5. Taught in notebook 03.
     """
-    if images.ndim != 4 or not images.is_floating_point():
-        raise ValueError(
-            f"images are {images.dtype} with shape {tuple(images.shape)}; expected floating point (N, C, H, W). "
-            "For uint8 images divide by 255 first."
-        )
-    if not grid.is_floating_point():
-        raise ValueError(f"grid is {grid.dtype}; expected floating point places between -1 and 1")
-    if grid.ndim != 4 or grid.shape[-1] != 2 or len(grid) != len(images):
-        raise ValueError(f"grid has shape {tuple(grid.shape)}; expected ({len(images)}, H, W, 2) for {len(images)} images")
+    check_choice("mode", mode, MODES)
+    check_choice("padding_mode", padding_mode, PADDINGS)
+    check_images(images, mode)
+    if not isinstance(grid, Tensor) or not grid.is_floating_point():
+        came = grid.dtype if isinstance(grid, Tensor) else type(grid).__name__
+        raise ValueError(f"grid is {came}; expected floating point places between -1 and 1")
+    if grid.ndim != 4 or grid.shape[-1] != 2 or grid.shape[0] != images.shape[0]:
+        count = images.shape[0]
+        raise ValueError(f"grid has shape {tuple(grid.shape)}; expected ({count}, H, W, 2) for {count} images")
     if grid.device != images.device:
         raise ValueError(f"grid is on {grid.device} and images on {images.device}; move one to the other with .to(device)")
-    if mode not in MODES:
-        raise ValueError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
-    if padding_mode not in PADDINGS:
-        raise ValueError(f"padding_mode is {padding_mode!r}; expected one of {', '.join(PADDINGS)}")
-    wide = torch.promote_types(torch.promote_types(images.dtype, grid.dtype), torch.float32)
-    return F.grid_sample(images.to(wide), grid.to(wide), mode, padding_mode, align_corners)
+    if check:
+        check_finite(grid, "grid")
+    kind = images.dtype if images.is_floating_point() else torch.float64  # which holds every label
+    wide = torch.promote_types(torch.promote_types(kind, grid.dtype), torch.float32)
+    seen = F.grid_sample(images.to(wide), grid.to(wide), mode, padding_mode, align_corners)
+    return seen if images.is_floating_point() else seen.to(images.dtype)
 
 
 def warp(
@@ -53,16 +58,21 @@ def warp(
 ) -> Tensor:
     """Look at the images through theta: the grid generator and the sampler in one call.
 
-    images: (N, C, H, W) or one image (C, H, W), floating point. theta: (N, 2, 3) or (N, 3, 3), target -> source; one theta
-    serves all images and one image serves all thetas. size: target (H, W), pixels; None keeps the source's.
+    images: (N, C, H, W) or one image (C, H, W), as `sample` takes them. theta: (N, 2, 3) or (N, 3, 3), target -> source; one
+    theta serves all images and one image serves all thetas. size: target (H, W), pixels; None keeps the source's.
     Returns (N, C, h, w), or (C, h, w) for one image under one theta.
     Raises ValueError where `sampling_grid` or `sample` do. Taught in notebook 03.
     """
-    single = images.ndim == 3
+    single = isinstance(images, Tensor) and images.ndim == 3
     images = images[None] if single else images
+    check_images(images, mode)
     grid = sampling_grid(theta, images.shape[-2:] if size is None else size, align_corners)
-    many = max(len(images), len(grid))
-    if len(images) != len(grid) and min(len(images), len(grid)) != 1:
-        raise ValueError(f"{len(images)} images and {len(grid)} thetas; expected as many of each, or one of either")
-    warped = sample(images.expand(many, *images.shape[1:]), grid.expand(many, *grid.shape[1:]), mode, padding_mode, align_corners)
-    return warped[0] if single and many == 1 else warped
+    count, thetas = images.shape[0], grid.shape[0]
+    if count != thetas and 1 not in (count, thetas):
+        raise ValueError(f"{count} images and {thetas} thetas; expected as many of each, or one of either")
+    if count == 1:
+        images = images.expand(thetas, -1, -1, -1)
+    elif thetas == 1:
+        grid = grid.expand(count, -1, -1, -1)
+    warped = sample(images, grid, mode, padding_mode, align_corners, check=False)
+    return warped[0] if single and thetas == 1 else warped

@@ -1,56 +1,67 @@
-"""Theta: the parameters of a transformation, and the families that give them a meaning.
+"""Theta: what a transformation is made of, how two follow each other, and where one sends a point.
 
 theta maps target to source, in normalised coordinates: x and y run from -1 to 1 over the image. It says where to look.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-Number = float | Sequence[float] | Tensor
+from stn_helpers.checks import check_finite, check_size, readable
 
 
-def _column(name: str, value: Number, device: torch.device | None) -> Tensor:
-    """A number, a list or a tensor as a float tensor of shape (N,) on the device."""
-    column = torch.as_tensor(value, device=device)
-    column = column if column.is_floating_point() else column.float()
+def _floats(value: Any) -> Tensor:
+    """A tensor of floating point numbers as it is; whatever else holds numbers (a list, an array) in torch's default type."""
+    given = isinstance(value, Tensor) and value.is_floating_point()
+    return value if given else torch.as_tensor(value, dtype=torch.get_default_dtype())
+
+
+def _column(name: str, value: Any) -> Tensor:
+    """A number or one number a sample as a float tensor of shape (N,)."""
+    column = _floats(value)
     if column.ndim > 1:
         raise ValueError(f"{name} has shape {tuple(column.shape)}; expected a number or one number a sample, shape (N,)")
     return column.reshape(-1)
 
 
-def _pair(name: str, value) -> tuple:
-    """One number for both axes, or a pair (x, y)."""
-    if not isinstance(value, (tuple, list)):
-        return value, value
-    if len(value) != 2:
-        raise ValueError(f"{name} has {len(value)} entries; expected one number or a pair (x, y)")
-    return tuple(value)
+def _pair(name: str, value: Any) -> tuple[Tensor, Tensor]:
+    """A number or a pair (x, y) as two columns (N,)."""
+    axes = getattr(value, "ndim", 0)  # of a tensor or an array
+    if isinstance(value, (tuple, list)) or axes:
+        entries = list(value.T if axes == 2 else value)  # (N, 2) is x of all, then y of all
+        entries = 2 * entries if axes == 2 and len(entries) == 1 else entries
+        if len(entries) != 2:  # also for (N,), which for N = 2 could not be told from a pair
+            came = f"shape {tuple(value.shape)}" if axes else f"{len(entries)} entries"
+            raise ValueError(
+                f"{name} has {came}; expected a number, a pair (x, y), or one pair a sample, shape (N, 2). "
+                "One number a sample for both axes is a column, shape (N, 1)."
+            )
+        return _column(name, entries[0]), _column(name, entries[1])
+    return _column(name, value), _column(name, value)
 
 
-def affine(angle: Number = 0.0, scale=1.0, shear: Number = 0.0, shift=(0.0, 0.0), aspect: float = 1.0) -> Tensor:
+def affine(angle: Any = 0.0, scale: Any = 1.0, shear: Any = 0.0, shift: Any = (0.0, 0.0), aspect: float = 1.0) -> Tensor:
     """theta that looks through a rotated, sheared, scaled and shifted window.
 
     angle: degrees, the window turns clockwise on screen (y points down), so the picture in it turns the other way.
-    scale: size of the window; 0.5 looks at half the width, which zooms in. A number, or a pair (x, y).
+    scale: size of the window; 0.5 looks at half the width, which zooms in.
     shear: how far x moves for each unit of y, before the rotation. No unit.
     shift: centre of the window (x, y), normalised units: 1 is half the image.
     aspect: width / height of the image, so that a rotation stays a rotation in pixels when the image is not square.
-    Any of the numbers may be a tensor (N,). Returns (N, 2, 3), target -> source.
+    angle and shear are a number, or one a sample, (N,). scale and shift are a number for both axes, a pair (x, y) (of numbers,
+    or of numbers a sample), or a tensor or array: (2,) is one pair, (N, 2) a pair a sample, (N, 1) one number a sample.
+    Returns (N, 2, 3), target -> source.
     Raises ValueError for shapes that do not fit together. Paper: section 3.2, equation 1. Taught in notebook 01.
     """
     if not 0 < aspect < math.inf:
         raise ValueError(f"aspect is {aspect!r}; expected width / height, a positive number")
-    names = ("angle", "scale", "scale", "shear", "shift", "shift")
-    values = (angle, *_pair("scale", scale), shear, *_pair("shift", shift))
+    columns = [_column("angle", angle), *_pair("scale", scale), _column("shear", shear), *_pair("shift", shift)]
     # Plain numbers follow the tensors to their device.
-    device = next((value.device for value in values if isinstance(value, Tensor)), None)
-    columns = [_column(name, value, device) for name, value in zip(names, values, strict=True)]
+    parts = (angle, scale, shear, shift, *(part for pair in (scale, shift) if isinstance(pair, (tuple, list)) for part in pair))
+    device = next((part.device for part in parts if isinstance(part, Tensor)), columns[0].device)
+    columns = [column.to(device) for column in columns]
     try:
         angle, scale_x, scale_y, shear, shift_x, shift_y = torch.broadcast_tensors(*columns)
     except RuntimeError as error:
@@ -79,11 +90,11 @@ def as_matrix(theta: Tensor) -> Tensor:
         raise ValueError(f"theta has shape {shape}; expected (N, 2, 3) or (N, 3, 3)")
     if theta.shape[1] == 3:
         return theta
-    last = theta.new_tensor([0.0, 0.0, 1.0]).expand(len(theta), 1, 3)
+    last = theta.new_tensor([0.0, 0.0, 1.0]).expand(theta.shape[0], 1, 3)  # len() would be a constant in a trace
     return torch.cat([theta, last], dim=1)
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def wide(tensor: Tensor) -> Tensor:
     """float32 or wider: half precision can neither be inverted nor place a pixel."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
@@ -93,21 +104,6 @@ def _like(matrix: Tensor, *origins: Tensor) -> Tensor:
     return matrix[:, :2] if all(origin.shape[-2] == 2 for origin in origins) else matrix
 
 
-class NotFiniteError(ValueError):
-    """A theta holds NaN or infinity."""
-
-
-def check_finite(theta: Tensor) -> None:
-    """Raise NotFiniteError, a ValueError, with the sample's number where theta is NaN or infinite: border padding would hide it."""
-    good = theta.detach().flatten(1).isfinite().all(dim=1)
-    if not good.all():
-        sample = int((~good).nonzero()[0])
-        raise NotFiniteError(
-            f"theta of sample {sample} is not finite: {theta[sample].flatten().tolist()}. "
-            "The localization network has diverged: lower its learning rate."
-        )
-
-
 def compose(first: Tensor, then: Tensor) -> Tensor:
     """The theta whose warp equals warping by `first` and then warping the result by `then`.
 
@@ -115,11 +111,17 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
     Raises ValueError for two that do not fit together. Taught in notebook 01.
     """
     one, other = as_matrix(first), as_matrix(then)
-    if (one.dtype, one.device) != (other.dtype, other.device) or (len(one) != len(other) and 1 not in (len(one), len(other))):
+    if (one.dtype, one.device) != (other.dtype, other.device) or (
+        one.shape[0] != other.shape[0] and 1 not in (one.shape[0], other.shape[0])
+    ):
         came = " and ".join(f"{tuple(t.shape)} {t.dtype} on {t.device}" for t in (first, then))
         raise ValueError(f"first and then are {came}; expected one type and device, and as many of each or one of either")
-    with torch.autocast(one.device.type, enabled=False):
-        return _like(one @ other, first, then)
+    return _like(_product(one, other), first, then)
+
+
+def _product(one: Tensor, other: Tensor) -> Tensor:
+    """one @ other, by sums, because a matrix product may be made in half precision: by autocast, TF32 or a global setting."""
+    return (one[..., :, :, None] * other[..., None, :, :]).sum(-2)
 
 
 def invert(theta: Tensor) -> Tensor:
@@ -128,14 +130,14 @@ def invert(theta: Tensor) -> Tensor:
     theta: (N, 2, 3) or (N, 3, 3). Returns the same shape. Raises ValueError where a matrix is singular, with the sample's number.
     Taught in notebook 01.
     """
-    matrix = _wide(as_matrix(theta))
+    matrix = wide(as_matrix(theta))
     check_finite(matrix)
     inverse, info = torch.linalg.inv_ex(matrix)
     # LAPACK only flags an exact zero pivot; a condition number beyond float precision is singular for our purpose.
     # A shift can always be undone, however far it goes, so an affine theta is judged without it.
     core = matrix[:, :2, :2] if theta.shape[-2] == 2 else matrix
     bad = (info != 0) | ~(torch.linalg.cond(core) * torch.finfo(matrix.dtype).eps < 1)
-    if bad.any():
+    if readable(bad) and bad.any():
         sample = int(bad.nonzero()[0])
         raise ValueError(
             f"theta of sample {sample} is singular: it flattens the image onto a line or a point, so nothing can undo it"
@@ -155,13 +157,13 @@ class Parts(NamedTuple):
 def decompose(theta: Tensor, aspect: float = 1.0) -> Parts:
     """Angle (degrees), scale (x, y), shear and shift (x, y) of an affine theta: the inverse of `affine`.
 
-    theta: (N, 2, 3), or (N, 3, 3) with last row (0, 0, 1). scale y is negative where theta mirrors the picture.
+    theta: (N, 2, 3), or (N, 3, 3) with last row (0, 0, c). scale y is negative where theta mirrors the picture.
     Raises ValueError for a projective theta. Taught in notebook 01.
     """
     matrix = as_matrix(theta)
-    last = matrix.new_tensor([0.0, 0.0, 1.0])
-    if not torch.allclose(matrix[:, 2], last.expand(len(matrix), 3)):
-        raise ValueError("theta is projective (its last row is not 0, 0, 1); only an affine theta has one angle and scale")
+    matrix = matrix / matrix[:, 2:, 2:]
+    if readable(matrix) and not torch.allclose(matrix[:, 2, :2], torch.zeros_like(matrix[:, 2, :2])):
+        raise ValueError("theta is projective (its last row is not 0, 0, c); only an affine theta has one angle and scale")
     a, b, x = matrix[:, 0, 0], matrix[:, 0, 1] * aspect, matrix[:, 0, 2]
     c, d, y = matrix[:, 1, 0] / aspect, matrix[:, 1, 1], matrix[:, 1, 2]
     scale_x = torch.hypot(a, c)
@@ -176,24 +178,35 @@ def decompose(theta: Tensor, aspect: float = 1.0) -> Parts:
 CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))
 
 
-def projective(corners: Tensor) -> Tensor:
+def cross(one: Tensor, other: Tensor) -> Tensor:
+    """The cross product of two vectors, last axis (x, y): positive where the other lies clockwise of the one on screen."""
+    return one[..., 0] * other[..., 1] - one[..., 1] * other[..., 0]
+
+
+def convex(corners: Tensor, least: float = 0.0) -> Tensor:
+    """Whether four corners (N, 4, 2) turn clockwise on screen at each of them, by an angle with a sine above least: (N,), bool."""
+    edges = corners.roll(-1, dims=1) - corners
+    following = edges.roll(-1, dims=1)
+    return (cross(edges, following) > least * edges.norm(dim=-1) * following.norm(dim=-1)).all(1)  # false for NaN too
+
+
+def projective(corners: Any) -> Tensor:
     """The homography that sends the corners of the target to the given places in the source.
 
-    corners: (N, 4, 2) or (4, 2), normalised (x, y): top left, top right, bottom right, bottom left.
-    Returns (N, 3, 3). Raises ValueError where three corners lie on a line. Taught in notebook 01.
+    corners: (N, 4, 2) or (4, 2), normalised (x, y): top left, top right, bottom right, bottom left; mirrored is allowed.
+    Returns (N, 3, 3). Raises ValueError where they are not the corners of a convex quadrilateral: three on a line, two sides
+    that cross, or a corner that points inwards, because then a line of the picture would be sent to infinity.
+    Taught in notebook 01.
     """
-    corners = torch.as_tensor(corners)
+    corners = _floats(corners)
     if corners.shape[-2:] != (4, 2) or corners.ndim not in (2, 3):
         raise ValueError(f"corners has shape {tuple(corners.shape)}; expected (N, 4, 2): four corners (x, y)")
-    corners = _wide(corners).reshape(-1, 4, 2)
-    edges = corners - corners.roll(1, dims=1)
-    following = edges.roll(-1, dims=1)
-    turns = edges[..., 0] * following[..., 1] - edges[..., 1] * following[..., 0]
-    # The sine of the angle at each corner; the comparison is false for NaN too.
-    flat = ~(turns.abs() > 1e-6 * edges.norm(dim=-1) * following.norm(dim=-1)).all(dim=1)
-    if flat.any():
+    corners = wide(corners).reshape(-1, 4, 2)
+    good = convex(corners, 1e-6) | convex(corners.flip(1), 1e-6)
+    if readable(good) and not good.all():
         raise ValueError(
-            f"three corners of sample {int(flat.nonzero()[0])} lie on a line, or are not finite; no homography sends a square there"
+            f"corners of sample {int((~good).nonzero()[0])} make no convex quadrilateral: three of them lie on a line, two sides "
+            "cross, one corner points inwards, or they are not finite; no homography sends the whole picture there"
         )
     target = corners.new_tensor(CORNERS)
     one, zero = torch.ones_like(corners[..., :1]), torch.zeros_like(corners)
@@ -204,15 +217,6 @@ def projective(corners: Tensor) -> Tensor:
     rows_y = torch.cat([blank, point, -corners[..., 1:] * point[..., :2]], dim=-1)
     entries = torch.linalg.solve(torch.cat([rows_x, rows_y], dim=1), torch.cat([corners[..., 0], corners[..., 1]], dim=1))
     return torch.cat([entries, torch.ones_like(entries[:, :1])], dim=1).reshape(-1, 3, 3)
-
-
-def control_points(k: int) -> Tensor:
-    """K x K points on a regular grid over the target, row by row: (K*K, 2), last axis (x, y), from -1 to 1."""
-    if not isinstance(k, int) or k < 2:
-        raise ValueError(f"k is {k!r}; expected at least 2 control points a side")
-    line = torch.linspace(-1, 1, k)
-    y, x = torch.meshgrid(line, line, indexing="ij")
-    return torch.stack([x, y], dim=-1).reshape(-1, 2)
 
 
 def map_points(theta: Tensor, points: Tensor) -> Tensor:
@@ -233,154 +237,49 @@ def map_points(theta: Tensor, points: Tensor) -> Tensor:
     return rows[..., :2] / rows[..., 2:] if theta.shape[-2] == 3 else rows[..., :2]
 
 
-def tps_kernel(squared: Tensor) -> Tensor:
-    """U(r) = r^2 log r^2, the bending of a thin plate, from r^2. At r = 0 the limit is 0, where 0 * log 0 would be NaN."""
-    safe = torch.where(squared > 0, squared, torch.ones_like(squared))
-    return squared * safe.log()
+def _from_pixels(size: tuple[int, int], align_corners: bool, like: Tensor) -> Tensor:
+    """(3, 3): pixel indices (0 is the centre of the first pixel) to normalised coordinates, in double."""
+    (sx, tx), (sy, ty) = ((2 / max(n - 1, 1), -float(n > 1)) if align_corners else (2 / n, 1 / n - 1) for n in size[::-1])
+    return torch.tensor([[sx, 0, tx], [0, sy, ty], [0, 0, 1]], dtype=torch.float64, device=like.device)
 
 
-@dataclass(frozen=True)
-class Family:
-    """How P raw numbers become a place in the source for every place in the target.
+def theta_from_pixels(
+    matrix: Any, source: tuple[int, int], target: tuple[int, int], align_corners: bool = False, inverse_map: bool = False
+) -> Tensor:
+    """theta from a matrix in pixels, as OpenCV, kornia and scikit-image use them.
 
-    name: affine, similarity, attention, rotation, projective or tps. identity: the P numbers that change nothing.
-    `source(params, points)` is all that a grid generator needs; matrix families also have `matrix(params)`.
-    Taught in notebook 01.
+    matrix: (N, 2, 3), (N, 3, 3) or one of them, a tensor or whatever holds numbers. It sends source pixels to target pixels, as
+    OpenCV and kornia expect; inverse_map=True (OpenCV's WARP_INVERSE_MAP): target pixels to source pixels.
+    source, target: their (H, W). A pixel's index counts from 0, the centre of the first pixel; torchvision's perspective
+    counts from its outer edge, so its points are larger by half a pixel. align_corners: as it is said to `warp` afterwards.
+    Returns theta as many rows as came, target -> source. Raises ValueError for other shapes, or a singular matrix.
     """
-
-    name: str
-    identity: tuple[float, ...]
-
-    @property
-    def count(self) -> int:
-        """P, how many numbers a localization network must say."""
-        return len(self.identity)
-
-    def check(self, params: Tensor) -> Tensor:
-        """params if they have shape (N, P) and a floating point type, in float32 or wider; else ValueError."""
-        if not params.is_floating_point():
-            raise ValueError(f"params are {params.dtype}; expected a floating point tensor")
-        if params.ndim != 2 or params.shape[1] != self.count:
-            raise ValueError(f"params has shape {tuple(params.shape)}; the {self.name} family expects (N, {self.count})")
-        return _wide(params)
-
-    def matrix(self, params: Tensor, aspect: float = 1.0) -> Tensor:
-        """params (N, P) as theta (N, 2, 3) or (N, 3, 3). aspect: width / height, see `affine`."""
-        params = self.check(params)
-        if self.name == "affine":
-            return params.reshape(-1, 2, 3)
-        if self.name == "projective":
-            return torch.cat([params, torch.ones_like(params[:, :1])], dim=1).reshape(-1, 3, 3)
-        zero = torch.zeros_like(params[:, 0])
-        if self.name == "attention":
-            scale, x, y = params.unbind(1)
-            rows = [scale, zero, x, zero, scale, y]
-        elif self.name == "similarity":
-            a, b, x, y = params.unbind(1)
-            rows = [a, -b / aspect, x, b * aspect, a, y]
-        else:
-            cos, sin = params[:, 0].cos(), params[:, 0].sin()
-            rows = [cos, -sin / aspect, zero, sin * aspect, cos, zero]
-        return torch.stack(rows, dim=1).reshape(-1, 2, 3)
-
-    def source(self, params: Tensor, points: Tensor, aspect: float = 1.0) -> Tensor:
-        """Where target points (M, 2) look: (N, M, 2)."""
-        return map_points(self.matrix(params, aspect), points)
+    matrix = _floats(matrix)
+    square = as_matrix(matrix).double()
+    source_size, target_size = check_size(source, "source"), check_size(target, "target")
+    look = square if inverse_map else invert(square)
+    to_source = _from_pixels(source_size, align_corners, square)
+    theta = _product(_product(to_source, look), torch.linalg.inv(_from_pixels(target_size, align_corners, square)))
+    return _like(theta.to(wide(matrix).dtype), matrix)
 
 
-@dataclass(frozen=True)
-class ThinPlateSpline(Family):
-    """K x K control points of the target, each with its own place in the source; a thin plate bends in between.
+def theta_to_pixels(
+    theta: Tensor, source: tuple[int, int], target: tuple[int, int], align_corners: bool = False, inverse_map: bool = False
+) -> Tensor:
+    """The matrix in pixels that does what theta does: the inverse of `theta_from_pixels`, whose arguments these are.
 
-    params are those 2 K^2 places, (x, y) point by point. Paper: section 3.2 and appendix; Bookstein 1989.
+    Returns (N, 2, 3) or (N, 3, 3), source pixels -> target pixels; with inverse_map=True target -> source.
     """
-
-    def matrix(self, params: Tensor, aspect: float = 1.0) -> Tensor:
-        raise ValueError("a thin plate spline is not a matrix; use source(params, points)")
-
-    def weights(self, points: Tensor) -> Tensor:
-        """How much each control point moves each of the points (M, 2): (M, K^2), float64. The same for every sample."""
-        knots = control_points(math.isqrt(self.count // 2)).double()
-        inverse = torch.linalg.inv(self._system(knots))[:, : len(knots)]
-        return self._basis(points.double().cpu(), knots) @ inverse
-
-    def source(self, params: Tensor, points: Tensor, aspect: float = 1.0) -> Tensor:
-        params = self.check(params)
-        return self.bend(self.weights(points).to(params), params)
-
-    def bend(self, weights: Tensor, params: Tensor) -> Tensor:
-        """Where points with these weights (M, K^2) look: (N, M, 2). A matrix product, so autocast is kept away from it."""
-        with torch.autocast(params.device.type, enabled=False):
-            return weights @ params.reshape(len(params), self.count // 2, 2)
-
-    def split(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        """The two parts of a spline: an affine theta (N, 2, 3), and how hard each knot bends the plate, (N, K^2, 2), float64.
-
-        A place looks at: affine part + sum over the knots of bend * U(distance). Taught in notebook 01.
-        """
-        params = self.check(params).double().cpu()
-        knots, inverse, _ = self._solved(math.isqrt(self.count // 2))
-        places = params.reshape(len(params), -1, 2)
-        coefficients = inverse @ places
-        constant, slopes = coefficients[:, len(knots)], coefficients[:, len(knots) + 1 :]
-        return torch.cat([slopes.mT, constant[..., None]], dim=-1), coefficients[:, : len(knots)]
-
-    def energy(self, params: Tensor) -> Tensor:
-        """How much the plate bends, (N,): the integral of f_xx^2 + 2 f_xy^2 + f_yy^2 over the plane, for x and y together.
-
-        0 for every affine theta. Bookstein 1989; 16 pi belongs to U = r^2 log r^2. Taught in notebook 01.
-        """
-        kernel = self._solved(math.isqrt(self.count // 2))[2]
-        bend = self.split(params)[1]
-        return 16 * math.pi * (bend * (kernel @ bend)).sum((1, 2))
-
-    @classmethod
-    @lru_cache(maxsize=16)
-    def _solved(cls, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(knots, what takes their places to the coefficients, U between knots), solved once a K."""
-        with torch.inference_mode(False), torch.no_grad():  # they outlive this call
-            knots = control_points(k).double()
-            return knots, torch.linalg.inv(cls._system(knots))[:, : len(knots)], cls._basis(knots, knots)[:, : len(knots)]
-
-    @staticmethod
-    def _basis(points: Tensor, knots: Tensor) -> Tensor:
-        """(M, K^2 + 3): the plate's bending around each knot, then 1, x, y."""
-        squared = (points[:, None] - knots[None]).square().sum(-1)
-        return torch.cat([tps_kernel(squared), torch.ones_like(points[:, :1]), points], dim=1)
-
-    @classmethod
-    def _system(cls, knots: Tensor) -> Tensor:
-        """The (K^2 + 3) square system: pass through every knot, with no bending at infinity."""
-        upper = cls._basis(knots, knots)
-        side = upper[:, len(knots) :].T
-        return torch.cat([upper, torch.cat([side, side.new_zeros(3, 3)], dim=1)])
+    square = as_matrix(theta).double()
+    source_size, target_size = check_size(source, "source"), check_size(target, "target")
+    from_source = torch.linalg.inv(_from_pixels(source_size, align_corners, square))
+    look = _product(_product(from_source, square), _from_pixels(target_size, align_corners, square))
+    return _like((look if inverse_map else invert(look)).to(wide(theta).dtype), theta)
 
 
-IDENTITIES = {
-    "affine": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
-    "similarity": (1.0, 0.0, 0.0, 0.0),
-    "attention": (1.0, 0.0, 0.0),
-    "rotation": (0.0,),
-    "projective": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0),
-}
+def __getattr__(name: str):  # until notebooks 01 to 03 say from stn_helpers.families
+    if name in ("family", "Family", "control_points", "tps_kernel"):
+        from stn_helpers import families
 
-
-def family(name: str, k: int = 4) -> Family:
-    """A family by name. k: control points a side, for "tps" only (4, as in the paper's 16).
-
-    | name | P | raw numbers |
-    |---|---|---|
-    | affine | 6 | the rows of the 2 x 3 matrix |
-    | similarity | 4 | a, b, x, y: a + ib is scale and angle in one |
-    | attention | 3 | scale, x, y (paper, equation 2) |
-    | rotation | 1 | angle, radians |
-    | projective | 8 | the 3 x 3 matrix without its last entry, 1 |
-    | tps | 2 K^2 | where each control point looks, (x, y) |
-
-    Raises ValueError for another name. Taught in notebook 01.
-    """
-    if name == "tps":
-        return ThinPlateSpline("tps", tuple(control_points(k).flatten().tolist()))
-    if not isinstance(name, str) or name not in IDENTITIES:
-        raise ValueError(f"family is {name!r}; expected one of {', '.join([*IDENTITIES, 'tps'])}")
-    return Family(name, IDENTITIES[name])
+        return getattr(families, name)
+    raise AttributeError(name)

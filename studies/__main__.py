@@ -1,4 +1,4 @@
-"""python -m studies train | evaluate | run: the same functions that the notebooks call, from a terminal."""
+"""python -m studies train | evaluate | run | check | list: the same functions that the notebooks call, from a terminal."""
 
 import argparse
 import os
@@ -81,6 +81,16 @@ def show(args: argparse.Namespace) -> None:
         print(f"{name}\n    {arm.network.func.__name__}({', '.join(words)}); {arm.train_on} -> {arm.test}; {recipe}")
 
 
+def check(args: argparse.Namespace) -> None:
+    """Whether every number in prose is one that a file or a cell makes."""
+    from .check import check as found
+
+    wrong = found()
+    for name, words in wrong.items():
+        print(name, *words, sep="\n    ")
+    sys.exit(1 if wrong else 0)
+
+
 def workers(count: int):
     """An executor of so many processes, which share the cores; for one, None: run here."""
     if count == 1:
@@ -126,6 +136,8 @@ def parser() -> argparse.ArgumentParser:
     every.add_argument("--sets", help="only the arms tested under these distortions, separated by semicolons")
     every.add_argument("--workers", type=positive, default=1, help="how many processes share the work")
     every.add_argument("--epochs", type=positive, help="shorter runs, for a try, into a file of their own")
+
+    command("check", check, "recompute every number in README, on the site and in the notebooks")
 
     told = command("list", show, "the studies, or the arms of one with network, data and recipe")
     told.add_argument("study", nargs="?")

@@ -13,10 +13,11 @@ import torch
 from test_browser import CHROMIUM, chromium
 
 from stn_helpers.data.sets import test_card
-from stn_helpers.grid import family_grid, sampling_grid
+from stn_helpers.families import family, family_grid
+from stn_helpers.grid import sampling_grid
 from stn_helpers.sampler import sample, warp
 from stn_helpers.show.explorer import SLIDERS, explorer_html, picture_bytes, spline_presets, template
-from stn_helpers.theta import affine, as_matrix, family
+from stn_helpers.theta import affine, as_matrix
 from tools.run import run
 
 test_card.__test__ = False  # the picture, not a test

@@ -251,9 +251,7 @@ def test_weights_that_do_not_say_their_model_are_refused(tmp_path):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    assert (
-        exits(["evaluate", str(tmp_path / "none.safetensors")]) == f"studies: there is no file {tmp_path / 'none.safetensors'}"
-    )
+    assert exits(["evaluate", str(tmp_path / "none.safetensors")]) == f"studies: there is no file {tmp_path / 'none.safetensors'}"
 
 
 def test_a_damaged_file_is_refused_and_stays(trained, tmp_path):

@@ -15,7 +15,8 @@ from torch import nn
 
 from stn_helpers.data.distortions import DISTORTIONS, Distortion, distorted
 from stn_helpers.data.sets import load
-from stn_helpers.theta import CORNERS, control_points, decompose, map_points
+from stn_helpers.families import control_points
+from stn_helpers.theta import CORNERS, decompose, map_points
 from stn_helpers.training.trainer import RECIPES, Trainer
 from studies import runner
 from studies.networks import MODELS, build

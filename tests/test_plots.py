@@ -12,9 +12,10 @@ from IPython.utils.capture import capture_output
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from stn_helpers.grid import outline, sampling_grid, target_points
+from stn_helpers.families import family, outline
+from stn_helpers.grid import sampling_grid, target_points
 from stn_helpers.show import plots
-from stn_helpers.theta import affine, family
+from stn_helpers.theta import affine
 
 
 @pytest.fixture(autouse=True, scope="module")

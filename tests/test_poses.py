@@ -47,7 +47,7 @@ def test_what_was_undone_is_counted_wherever_the_network_settled(seed, settled, 
     random = np.random.default_rng(seed)
     wanted, left = random.uniform(-60, 60, 40), random.uniform(-9, 9, 40)
     scale, shift = torch.from_numpy(random.uniform(0.5, 1.5, 40)), torch.from_numpy(random.uniform(-1, 1, 40))
-    pose = affine(torch.from_numpy(wanted + middle), scale, shift=(shift, 0.1))
+    pose = affine(torch.from_numpy(wanted + middle), scale[:, None], shift=(shift, 0.1))
     found = undone(affine(torch.from_numpy(wanted + middle + left + settled), 0.7, 0.2, shift=(0.0, shift)), pose)
     assert around(found["settled"], settled + circmean(left, 180, -180)) == pytest.approx(0, abs=1e-6)
     assert found["residual"] == pytest.approx(around(left, circmean(left, 180, -180)).mean())

@@ -142,7 +142,7 @@ def test_a_glance_chooses_by_the_summary_and_reads_the_canvas():
     blocks = F.avg_pool2d(canvas, 2)
     assert torch.equal(transformer.params(canvas), transformer.params(blocks)) and transformer(canvas).shape == (2, 1, 24, 24)
     size, x, y = transformer.params(canvas).unbind(1)
-    theta = affine(scale=size, shift=(x, y))
+    theta = affine(scale=size[:, None], shift=(x, y))
     grid = F.affine_grid(theta, [2, 1, 24, 24], align_corners=False)
     read = F.grid_sample(canvas, grid, padding_mode="zeros", align_corners=False)
     torch.testing.assert_close(transformer(canvas), read, rtol=0, atol=1e-4)

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
-from stn_helpers.grid import family_grid, sampling_grid
+from stn_helpers.families import family, family_grid
+from stn_helpers.grid import sampling_grid
 from stn_helpers.sampler import MODES, PADDINGS, sample, warp
-from stn_helpers.theta import CORNERS, affine, compose, family, invert, projective
+from stn_helpers.theta import CORNERS, affine, compose, invert, projective
 
 quick = settings(deadline=None, max_examples=30)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import stn_helpers.grid
+import stn_helpers.families
 import stn_helpers.training.trainer
 import stn_helpers.transformer
 from stn_helpers.data.distortions import DISTORTIONS
@@ -283,7 +283,7 @@ def test_reads_sees_every_way_to_wait():
 
 def test_no_step_waits_for_the_device(digits_as_cifar, monkeypatch):
     # The one check that reads values, of theta, is left out on a GPU; here it is taken out by hand.
-    monkeypatch.setattr(stn_helpers.grid, "check_finite", lambda theta: None)
+    monkeypatch.setattr(stn_helpers.families, "check_finite", lambda *values: None)
     counts = []
     for images in (64, 128):
         trainer = Trainer(build("seed"), digits_as_cifar.train.subset(slice(images)), FULL, seed=0)

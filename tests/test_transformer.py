@@ -7,8 +7,9 @@ import torch
 import torchvision.transforms.v2.functional as transforms
 from torch import nn
 
+from stn_helpers.families import family
 from stn_helpers.sampler import warp
-from stn_helpers.theta import affine, family
+from stn_helpers.theta import affine
 from stn_helpers.transformer import Blind, Normalize, SpatialTransformer, light_localization, seed_localization
 
 FAMILIES = ["affine", "similarity", "attention", "rotation", "projective", "tps"]

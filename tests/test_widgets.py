@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stn_helpers.data.sets import load, test_card
-from stn_helpers.grid import family_grid, sampling_grid, target_points
+from stn_helpers.families import control_points, family, family_grid
+from stn_helpers.grid import sampling_grid, target_points
 from stn_helpers.sampler import PADDINGS, sample, warp
 from stn_helpers.show import widgets
 from stn_helpers.show.explorer import MATRIX_PRESETS, SLIDERS, explorer_html, spline_presets
 from stn_helpers.show.plots import BLUE, RED, image_row, png
 from stn_helpers.show.widgets import Frames, MatrixExplorer, OutputExplorer, SplineExplorer, jpeg
-from stn_helpers.theta import CORNERS, affine, as_matrix, control_points, family, map_points, projective
+from stn_helpers.theta import CORNERS, affine, as_matrix, map_points, projective
 from tools.kernel import Kernel, updates
 
 test_card.__test__ = False  # the picture, not a test

@@ -16,7 +16,8 @@ from stn_helpers.data.batches import as_float
 from stn_helpers.data.distortions import distorted
 from stn_helpers.data.files import write_whole
 from stn_helpers.data.sets import load, test_card
-from stn_helpers.grid import family_grid, outline, sampling_grid
+from stn_helpers.families import control_points, family, family_grid, outline
+from stn_helpers.grid import sampling_grid
 from stn_helpers.sampler import sample
 from stn_helpers.show.plots import (
     BLUE,
@@ -34,13 +35,15 @@ from stn_helpers.show.plots import (
     png,
     two_inks,
 )
-from stn_helpers.theta import affine, control_points, family, invert, map_points, projective
+from stn_helpers.theta import affine, invert, map_points, projective
 from stn_helpers.training.trainer import fit
 from studies import addition
+from studies import straighten as straightening
+from studies.cifar10 import PLACES, SETS, SLOW
 from studies.colocalise import STEPS, Finder, colocalise, of_one_digit
-from studies.networks import build, restore
 from studies.paper_table import ERRORS
-from studies.study import ASSETS, MNIST_SETS, PLACES, SETS, SLOW
+from studies.paper_table import SETS as MNIST_SETS
+from studies.study import ASSETS, restore
 
 from .diagram import spatial_transformer
 from .gradients import theta_gradient
@@ -51,7 +54,7 @@ KNOTS = control_points(4)
 
 def cifar10_attended() -> bytes:
     """CIFAR-10 test images, where the shipped network looks in them, and what its classifier then sees. Needs CIFAR-10."""
-    net = shipped("cifar10_seed_stn")
+    net = shipped("tutorial_stn")
     test = load("cifar10", train=False)
     # The second test image of each of the first eight classes: chosen by number, not by looks.
     images = test.images[[int((test.labels == k).nonzero()[1]) for k in range(8)]].float() / 255
@@ -122,14 +125,16 @@ def affine_tps() -> bytes:
 def straighten() -> bytes:
     """The same sixteen test digits after every epoch: as they are, and as the network sees them. Trained here, seed 0."""
     turned, _ = distorted(load("digits", train=False), "turned")
-    net, sixteen = build("digit"), as_float(turned.images[:16])
+    arm = straightening.STUDY.arms["with ST"]
+    net, sixteen = arm.build(), as_float(turned.images[:16])
     seen = [sixteen]  # before the first step the transformer changes nothing
 
     def look(history: list[dict]) -> None:
         with torch.no_grad():
             seen.append(net.eval().transformer(sixteen))
 
-    history = fit(net, load("digits", train=True), turned, "digits", progress=False, after_epoch=look)
+    train, how = load("digits", train=True), {"train_on": arm.train_on, "progress": False, "after_epoch": look}
+    history = fit(net, train, turned, arm.recipe, **how)
     frames = []
     for epoch, after in enumerate(seen):
         right = f" ({history[epoch - 1]['test_accuracy']:.0f} % right)" if epoch else ""
@@ -247,7 +252,7 @@ def two_at_once() -> bytes:
 
 def paper_table() -> bytes:
     """The errors of the paper's Table 1, the paper's beside this project's, set by set."""
-    summary = {row["arm"]: row for row in json.loads((ASSETS / "results" / "mnist.json").read_text())["summary"]}
+    summary = {row["arm"]: row for row in json.loads((ASSETS / "results" / "paper_table.json").read_text())["summary"]}
     fig, axes = figure(1, len(MNIST_SETS), 2.3, 2.9, sharey=True)
     models = list(ERRORS)
     for k, (ax, letters) in enumerate(zip(axes[0], MNIST_SETS, strict=True)):

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from stn_helpers.data.sets import Images
-from stn_helpers.grid import family_grid
+from stn_helpers.families import family_grid
 from stn_helpers.sampler import sample, warp
-from stn_helpers.theta import CORNERS, affine, control_points, family, invert, map_points, projective
+from stn_helpers.families import control_points, family
+from stn_helpers.theta import CORNERS, affine, convex, invert, map_points, projective
 
 PATCH = 6  # pixels a side of a piece of clutter: the paper's 6 x 6
 PLATE = family("tps")  # the paper's 4 x 4 control points
@@ -61,7 +62,7 @@ class Distortion:
 
         angle, size = uniform(self.middle - self.degrees, self.middle + self.degrees), uniform(*self.scale) * side / canvas
         shift = uniform(-1, 1, 2) * (1 - size).clamp(min=0)[:, None]
-        pose = affine(angle, size, shift=tuple(shift.unbind(1)))
+        pose = affine(angle, size[:, None], shift=shift)
         if self.corners:
             pose = projective(self._moved(map_points(pose, torch.tensor(CORNERS)), 2 * self.corners / canvas, generator))
         if self.knots:
@@ -89,11 +90,7 @@ class Distortion:
         while folded.any():  # which asks the device, and needs about two rounds
             drawn = corners + spread * torch.randn(corners.shape, generator=generator, device=corners.device)
             moved = torch.where(folded[:, None, None], drawn, moved)
-            edges = moved.roll(-1, dims=1) - moved
-            following = edges.roll(-1, dims=1)
-            sine = edges[..., 0] * following[..., 1] - edges[..., 1] * following[..., 0]
-            # Convex, and no corner nearly flat: there, one side of the picture would shrink into a point.
-            folded = ~(sine > 0.2 * edges.norm(dim=-1) * following.norm(dim=-1)).all(1)
+            folded = ~convex(moved, 0.2)  # where a corner is nearly flat, one side of the picture would shrink into a point
         return moved
 
     @staticmethod

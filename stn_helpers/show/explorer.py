@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from stn_helpers.data.sets import test_card
-from stn_helpers.theta import control_points
+from stn_helpers.families import control_points
 
 SIDE = 128  # a larger picture is made smaller, on its longer side
 LOSSLESS = 12_000  # bytes; a picture whose PNG is larger, a photograph, goes as a JPEG

@@ -19,11 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 from stn_helpers.data.sets import available, load, test_card
-from stn_helpers.grid import family_grid, sampling_grid
+from stn_helpers.families import control_points, family, family_grid
+from stn_helpers.grid import sampling_grid
 from stn_helpers.sampler import PADDINGS, sample
 from stn_helpers.show.explorer import MATRIX_PRESETS, check_picture, explorer_html, moved, spline_presets
 from stn_helpers.show.plots import BLUE, RED, YELLOW
-from stn_helpers.theta import affine, as_matrix, control_points, decompose, family, invert
+from stn_helpers.theta import affine, as_matrix, decompose, invert
 
 SIDE = 128  # pixels of the target
 ROOM = 1.5  # the source is drawn with room around it, from -ROOM to ROOM

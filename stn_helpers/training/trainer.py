@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stn_helpers.checks import NotFiniteError
 from stn_helpers.data.batches import batches
 from stn_helpers.data.distortions import Distortion, distortion
 from stn_helpers.data.files import alone, clear_orphans
 from stn_helpers.data.sets import Images
-from stn_helpers.theta import NotFiniteError
 from stn_helpers.training.checkpoint import fill, load_checkpoint, save_checkpoint
 from stn_helpers.training.devices import PRECISIONS, describe_device, dtype_name, has_bfloat16, pick_device, pick_precision
 from stn_helpers.training.recipes import Recipe, named_recipe

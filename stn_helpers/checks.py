@@ -1,0 +1,85 @@
+"""Checks: what is refused, and the sentence that says so. The path of an image reads without them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FAR = 1e30  # a place as far out as this is as good as infinite: a few sums and products more, and float32 overflows
+
+
+class NotFiniteError(ValueError):
+    """A theta or a grid holds NaN or infinity."""
+
+
+def readable(values: Tensor) -> bool:
+    """Whether the numbers can be looked at: not while a compiler, an exporter, a tracer, vmap or a CUDA graph takes notes."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    values = values.detach()  # a Parameter is as readable as a Tensor
+    if type(values) is not Tensor or values.is_meta:
+        return False
+    if values.is_cuda and torch.cuda.is_current_stream_capturing():
+        return False
+    try:
+        values.data_ptr()  # what stands for many tensors, as in vmap, has no memory of its own
+    except RuntimeError:
+        return False
+    return True
+
+
+def finite(values: Tensor) -> Tensor:
+    """Which samples hold neither NaN nor infinity nor anything beyond FAR: (N,), bool."""
+    return values.detach().abs().flatten(1).amax(1) < FAR
+
+
+def check_finite(values: Tensor, name: str = "theta") -> None:
+    """Raise NotFiniteError, a ValueError, with the sample's number where a theta or a grid (name) is not finite.
+
+    Border padding would hide it in the picture, and on a CPU the sampler's backward pass would end the process.
+    """
+    # Most often all is well, and the smallest and the largest number say so at once (NaN is both).
+    if not values.numel() or not readable(values) or all(abs(end) < FAR for end in torch.aminmax(values.detach())):
+        return
+    sample = int((~finite(values)).nonzero()[0])
+    if name == "theta":
+        raise NotFiniteError(
+            f"theta of sample {sample} is not finite (below {FAR:g}): {values[sample].flatten().tolist()}. "
+            "Where a localization network said it, the network has diverged: lower its learning rate."
+        )
+    row, column = (~(values[sample].abs().amax(-1) < FAR)).nonzero()[0].tolist()
+    raise NotFiniteError(
+        f"{name} of sample {sample} is not finite (below {FAR:g}): the pixel in row {row}, column {column} looks at "
+        f"{values[sample, row, column].tolist()}. It lies on the horizon of a homography, or a number on the way was not finite."
+    )
+
+
+def check_size(size: Any, name: str = "size") -> tuple[int, int]:
+    """(H, W) as two positive ints, or ValueError with the argument's name."""
+    try:
+        height, width = (int(side) for side in size)
+        whole = (height, width) == tuple(size)
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole or height < 1 or width < 1:
+        raise ValueError(f"{name} is {size!r}; expected (H, W), two positive whole numbers")
+    return height, width
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """ValueError where a mode or a padding is none that exists."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(choices)}")
+
+
+def check_images(images: Any, mode: str = "bilinear") -> None:
+    """ValueError where images are no tensor (N, C, H, W) of a type that can be read in this mode."""
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images is a {type(images).__name__}; expected a tensor (N, C, H, W), floating point")
+    came = f"images are {images.dtype} with shape {tuple(images.shape)}; expected"
+    if images.ndim != 4:
+        raise ValueError(f"{came} (N, C, H, W). One image gets a batch of its own by images[None].")
+    if images.is_complex() or not (images.is_floating_point() or mode == "nearest"):
+        raise ValueError(
+            f"{came} floating point. For uint8 images divide by 255 first; a mask of labels is read with mode='nearest'."
+        )
