@@ -130,7 +130,7 @@ def test_the_latent_turn_is_the_softmax_over_class_and_turn_together():
 
 
 def test_the_twin_without_a_warp_has_the_same_eye_and_never_turns():
-    net = turned_net("large", "rotated disc", "beside").eval()
+    net = turned_net("large", "rotated round", "beside").eval()
     assert net.eye.state_dict().keys() == turned.eye().state_dict().keys()
     features = net.eye[1][:-1](net.eye[0](some()))
     torch.testing.assert_close(net(some()), net.reader(some()) + net.head(features))
@@ -196,7 +196,7 @@ def test_an_eye_learns_and_goes_on_where_it_was_killed(tmp_path, monkeypatch):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             eyes.append(turned.eye())
-        return turned.tell(eyes[-1], train, train, recipe, 3, "cpu", "float32", tmp_path / folder, train_on="rotated disc")
+        return turned.tell(eyes[-1], train, train, recipe, 3, "cpu", "float32", tmp_path / folder, train_on="rotated round")
 
     def killed(trainer):
         if len(trainer.history) == 2:
@@ -209,7 +209,7 @@ def test_an_eye_learns_and_goes_on_where_it_was_killed(tmp_path, monkeypatch):
         tell("killed")
     assert [row["train_loss"] for row in tell("killed")] == losses and len(losses) == 4
     assert all(torch.equal(*pair) for pair in zip(eyes[0].state_dict().values(), eyes[-1].state_dict().values(), strict=True))
-    bent, poses = distorted(train, "rotated disc")
+    bent, poses = distorted(train, "rotated round")
     angle = torch.rad2deg(TurnBack(eyes[0]).eval().params(bent.images.float() / 255)[:, 0])
     assert (angle - decompose(poses).angle).abs().median() < 10 < decompose(poses).angle.abs().median()
 
@@ -226,37 +226,37 @@ def results(small_cifar_for_module, tmp_path_factory):
     small = {name: replace(arm, recipe=replace(arm.recipe, batch_size=40)) for name, arm in STUDY.arms.items()}
     parts = {name: replace(arm, recipe=replace(arm.recipe, batch_size=40)) for name, arm in STUDY.parts.items()}
     study = replace(STUDY, arms=small, parts=parts)
-    arms = [f"rotated disc, large, {name}" for name in KEEP]
+    arms = [f"rotated round, large, {name}" for name in KEEP]
     found = run_study(study, 1, arms, 1, "cpu", "float32", folder / "assets", folder / "runs", progress=False)
     return folder, found, study
 
 
 def test_arms_of_one_seed_share_what_they_are_made_of(results):
     folder, found, _ = results
-    rows = {row["arm"].removeprefix("rotated disc, large, "): row for row in found["runs"]}
+    rows = {row["arm"].removeprefix("rotated round, large, "): row for row in found["runs"]}
     assert list(rows) == KEEP
     trained = sorted(path.parent.name.rsplit("-", 2)[0] for path in (folder / "runs").glob("*/checkpoint.stn"))
-    assert trained == [f"turned-rotated-disc-{name}" for name in ("eye", "large-no-st", "large-oracle", "large-told-no-warp")]
+    assert trained == [f"turned-rotated-round-{name}" for name in ("eye", "large-no-st", "large-oracle", "large-told-no-warp")]
     assert rows["told, one angle"]["history"] == [] and len(rows["told, no warp"]["history"]) == 1
     parts = {place: part["arm"] for place, part in rows["told, one angle"]["parts"].items()}
-    assert parts == {"transformer.localization": "rotated disc, eye", "reader": "rotated disc, large, oracle"}
+    assert parts == {"transformer.localization": "rotated round, eye", "reader": "rotated round, large, oracle"}
     assert rows["told, one angle"]["parts"]["reader"]["recipe"]["epochs"] == 1
 
 
 def test_a_part_is_put_in_as_it_was_trained(results):
     folder, found, study = results
-    eye = load_checkpoint(next((folder / "runs").glob("*disc-eye-*/checkpoint.stn")))["model"]
+    eye = load_checkpoint(next((folder / "runs").glob("*round-eye-*/checkpoint.stn")))["model"]
     reader = load_checkpoint(next((folder / "runs").glob("*large-oracle-*/checkpoint.stn")))["model"]
-    net = turned_net("large", "rotated disc", "one").eval()
+    net = turned_net("large", "rotated round", "one").eval()
     net.transformer.localization.load_state_dict(eye)
     net.reader.load_state_dict(reader)
     row = next(row for row in found["runs"] if row["arm"].endswith("one angle"))
     sets = Sets(study)
-    bent, poses = sets.bent("rotated disc")
+    bent, poses = sets.bent("rotated round")
     assert row["test_accuracy"] == evaluate(net, bent)["accuracy"]
     off = (torch.rad2deg(net.transformer.params(bent.images.float() / 255)[:, 0]) - decompose(poses).angle).abs()
     assert row["left"]["median"] == pytest.approx(off.median().item(), abs=0.01)
-    json.dumps(measure(net, sets, study.arms["rotated disc, large, told, one angle"], 0), allow_nan=False)
+    json.dumps(measure(net, sets, study.arms["rotated round, large, told, one angle"], 0), allow_nan=False)
 
 
 def test_arms_that_are_no_transformers_have_no_angle_to_tell(results):

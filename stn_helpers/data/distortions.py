@@ -119,6 +119,8 @@ DISTORTIONS = {
     "rotated": Distortion(degrees=90),
     "rotated disc": Distortion(degrees=90, disc=True),
     "rotated edge": Distortion(degrees=90, edge=True),
+    # In "rotated disc" four points of the rim lie half a pixel from the black outside, and tell the angle up to a quarter turn.
+    "rotated round": Distortion(degrees=90, edge=True, disc=True),
     "rts": Distortion(degrees=45, scale=(0.7, 1.2), canvas=48),
     "perspective": Distortion(scale=(0.75, 1.0), corners=5),
     "cluttered": Distortion(scale=(0.7, 1.2), canvas=48, clutter=4),
@@ -132,7 +134,7 @@ DISTORTIONS = {
     "scattered 84": Distortion(canvas=84),
     "cluttered 84": Distortion(canvas=84, clutter=16),
 }
-for _name in ("rotated", "rotated disc", "rotated edge", "rts", "perspective"):
+for _name in ("rotated", "rotated disc", "rotated edge", "rotated round", "rts", "perspective"):
     DISTORTIONS[f"{_name}, undone"] = replace(DISTORTIONS[_name], undone=True)
 
 
