@@ -292,8 +292,7 @@ WAYS = {  # what an arm is called: arguments of its network, what its parts are 
 
 def arms() -> dict[str, Arm]:
     """Every way in every world, with a large and with a small reader."""
-    # One that never saw a turned picture: how its loss grows with the angle is notebook 06c's first figure.
-    found = {"upright, large, no ST": Arm(partial(turned_net, "large", WORLDS[0]), READ, "upright", WORLDS[0])}
+    found = {}
     for world in WORLDS:
         for size in ("large", "small"):
             for name, (arguments, made_of, more) in WAYS.items():
@@ -312,7 +311,7 @@ STUDY = Study(
     name="turned",
     data="cifar10",
     arms=arms(),
-    ship={"upright, large, no ST": "turned_upright", "rotated round, large, told, not betting, energy": "turned_round"},
+    ship={"rotated round, large, told, not betting, energy": "turned_round"},
     measure=measure,
     parts={f"{world}, {name}": Arm(partial(make), TELL, world, train=tell) for world in WORLDS for name, make in TOLD.items()},
 )
