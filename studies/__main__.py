@@ -146,9 +146,9 @@ def parser() -> argparse.ArgumentParser:
     for each in (one, test, every):
         each.add_argument("--device", default="auto", help="auto, cpu or cuda")
         each.epilog = where
-    for each in (one, every):
-        kinds = ("auto", "float32", "bfloat16")
-        each.add_argument("--precision", default="auto", choices=kinds, help="auto: what the machine is fast in")
+    kinds = ("auto", "float32", "bfloat16")
+    one.add_argument("--precision", default="auto", choices=kinds, help="auto: what the machine is fast in")
+    every.add_argument("--precision", default="", choices=kinds[1:], help="default: the study's own")
     return top
 
 

@@ -129,6 +129,7 @@ SUMS_RECIPE = replace(RECIPES["digits"], epochs=20, batch_size=256)
 STUDY = Study(
     name="addition",
     data="mnist",
+    precision="bfloat16",
     prepare=pairs,
     arms={
         called: Arm(partial(addition_net, kind), SUMS_RECIPE, "rts 42 apart", against="FCN" if kind != "fcn" else "")

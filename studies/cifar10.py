@@ -75,6 +75,7 @@ def arms() -> dict[str, Arm]:
 STUDY = Study(
     name="cifar10",
     data="cifar10",
+    precision="bfloat16",
     arms=arms(),
     ship={
         **{f"{name}, light ST": f"cifar10_{name.replace(' ', '_')}" for name in SETS},

@@ -132,6 +132,7 @@ def arms() -> dict[str, Arm]:
 STUDY = Study(
     name="paper_table",
     data="mnist",
+    precision="bfloat16",
     arms=arms(),
     ship={f"E, ST-FCN {family}": f"mnist_elastic_{family}" for family in FAMILIES},
     measure=straightened,

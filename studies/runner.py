@@ -92,7 +92,7 @@ def run_study(
     arms: list[str] | None = None,
     epochs: int | None = None,
     device: str = "auto",
-    precision: str = "auto",
+    precision: str = "",
     assets: Path = ASSETS,
     runs: Path = Path("runs"),
     command: str = "",
@@ -102,7 +102,7 @@ def run_study(
 ) -> dict:
     """Run what is missing of a study and return its results, which are also in `assets`/results/NAME.json.
 
-    study: a `Study`, or its name. arms, sets: some only, see `Study.choose`. epochs: shorter runs, for a try, which go to a
+    study: a `Study`, or its name. precision: the study's own where none is said. arms, sets: some only, see `Study.choose`. epochs: shorter runs, for a try, which go to a
     file of their own and publish nothing. executor: any of concurrent.futures, say Dask's `client.get_executor()`; its
     workers must find data, code and, to go on where a killed one was, `runs`. None runs here, one after the other. A run that
     was killed goes on from its checkpoint in `runs`. Two processes may work on one study at once.
@@ -112,7 +112,7 @@ def run_study(
     """
     study, where = get(study) if isinstance(study, str) else study, pick_device(device)
     path = assets / "results" / (f"{study.name}_{epochs}_epochs.json" if epochs else f"{study.name}.json")
-    kind = str(pick_precision(precision, where)).removeprefix("torch.")
+    kind = str(pick_precision(precision or study.precision, where)).removeprefix("torch.")
     jobs = []
     for seed in range(seeds):
         for name in study.choose(arms, sets):
@@ -258,7 +258,9 @@ def row_of(job: Job, model: nn.Module, history: list[dict], sets: Sets) -> dict:
         "test_accuracy": history[-1]["test_accuracy"] if history else evaluate(model, bent)["accuracy"],
         "train_seconds": round(sum(epoch["seconds"] for epoch in history), 1),
         "precision": job.precision,
-        "history": [{key: round(value, 4) for key, value in epoch.items()} for epoch in history],
+        "history": [
+            {key: round(value, 4) if isinstance(value, float) else value for key, value in epoch.items()} for epoch in history
+        ],
     }
     if arm.parts:
         parts = {place: job.part(name) for place, name in arm.parts.items()}

@@ -38,4 +38,4 @@ def arms() -> dict[str, Arm]:
     return found
 
 
-STUDY = Study(name="strong", data="cifar10", arms=arms(), measure=attended)
+STUDY = Study(name="strong", data="cifar10", arms=arms(), measure=attended, precision="bfloat16")

@@ -76,6 +76,7 @@ class Study:
     name: of its file, and of its results. ship: {arm: file} of weights that are published.
     measure(model, sets, arm, seed): more for a row, a dict. prepare: makes of a data set what the study trains and tests on.
     parts: what is trained to be a part of arms, and is none itself.
+    precision: float32 or bfloat16, in which its runs train; one study, one precision. They are tested in float32.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Study:
     measure: Callable[..., dict] | None = None
     prepare: Callable[[Images], Images] | None = None
     parts: dict[str, Arm] = field(default_factory=dict)
+    precision: str = "float32"
 
     def choose(self, arms: list[str] | None = None, sets: list[str] | None = None) -> list[str]:
         """The arms of these names and tests, in the study's order. None: all of them that need no asking.

@@ -313,5 +313,6 @@ STUDY = Study(
     arms=arms(),
     ship={"rotated round, large, told, not betting, energy": "turned_round"},
     measure=measure,
+    precision="bfloat16",
     parts={f"{world}, {name}": Arm(partial(make), TELL, world, train=tell) for world in WORLDS for name, make in TOLD.items()},
 )

@@ -41,6 +41,7 @@ DROPS = {"conv_dropout": 0.5, "dropout": 0.5}  # the tutorial's, which belong to
 STUDY = Study(
     name="tutorial",
     data="cifar10",
+    precision="bfloat16",
     arms={
         "with ST": Arm(partial(tutorial_net, "learned"), GOOD, against="without ST"),
         "without ST": Arm(partial(tutorial_net, None), GOOD),

@@ -18,6 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from stn_helpers.data import sets
 from stn_helpers.data.sets import Images, load
 
 # Two threads on two busy cores wait for each other; one is quicker here, and repeats to the bit.
@@ -29,7 +30,7 @@ NOBODY = "http://127.0.0.1:9"  # no one listens there, so a download fails at on
 
 @pytest.fixture(scope="session")
 def digits_as_cifar() -> SimpleNamespace:
-    """128 + 100 real digits in the shape that the seed's network takes: .train and .test."""
+    """128 + 100 real digits in CIFAR-10's shape: .train and .test."""
 
     def some(train: bool, count: int) -> Images:
         small = load("digits", train=train).subset(slice(count))
@@ -43,10 +44,12 @@ def digits_as_cifar() -> SimpleNamespace:
 def server(monkeypatch):
     """A real HTTP server: .files {path: bytes} that it serves, .asked (paths).
 
-    .cut: None, or "length" or "chunked", two ways to serve half of a file and hang up.
+    .cut: None, or "length" or "chunked", two ways to serve half of a file and hang up. .refused: {path: HTTP status}.
+    .stalls: serve half of a file, then nothing, and keep the line open. .half: set when half of a file has gone out.
     """
     monkeypatch.setenv("no_proxy", "*")
-    state = SimpleNamespace(files={}, asked=[], cut=None)
+    state = SimpleNamespace(files={}, asked=[], cut=None, refused={}, stalls=False, half=threading.Event())
+    over = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -54,8 +57,8 @@ def server(monkeypatch):
         def do_GET(self):
             state.asked.append(self.path)
             self.close_connection = True
-            if self.path not in state.files:
-                return self.send_error(404)
+            if self.path in state.refused or self.path not in state.files:
+                return self.send_error(state.refused.get(self.path, 404))
             body = state.files[self.path]
             self.send_response(200)
             chunked = state.cut == "chunked"
@@ -63,9 +66,13 @@ def server(monkeypatch):
             self.end_headers()
             try:
                 self.wfile.write(b"%x\r\n" % len(body) if chunked else b"")
-                self.wfile.write(body[: len(body) // 2] if state.cut else body)
+                self.wfile.write(body[: len(body) // 2] if state.cut or state.stalls else body)
+                if state.stalls:
+                    self.wfile.flush()
+                    state.half.set()
+                    over.wait()
             except ConnectionError:
-                pass  # torchvision first asks where an address leads, and hangs up
+                pass  # who was kept waiting has hung up
             return None
 
         def log_message(self, *words):
@@ -76,6 +83,7 @@ def server(monkeypatch):
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
         yield state
+        over.set()
         running.shutdown()
         thread.join()
 
@@ -97,21 +105,15 @@ def md5(data: bytes) -> str:
 
 
 def know_small_cifar(monkeypatch, files: dict[str, bytes]) -> None:
-    """Tell torchvision's CIFAR-10 the MD5s of our small one, and an address where nobody answers."""
-    from torchvision.datasets import CIFAR10
-
-    train = [[name, md5(files[name])] for name in files if name.startswith("data_batch")]
-    monkeypatch.setattr(CIFAR10, "train_list", train)
-    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5(files["test_batch"])]])
-    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5(files["batches.meta"])})
-    monkeypatch.setattr(CIFAR10, "url", f"{NOBODY}/cifar-10-python.tar.gz")
+    """Give `load` the MD5s of our small CIFAR-10, and an address where nobody answers."""
+    inside = {f"cifar-10-batches-py/{name}": md5(content) for name, content in files.items()}
+    monkeypatch.setitem(sets.ARCHIVES, "cifar10", {"cifar-10-python.tar.gz": inside})
+    monkeypatch.setitem(sets.MIRRORS, "cifar10", [f"{NOBODY}/"])
 
 
 @pytest.fixture
 def small_cifar(monkeypatch, cifar_files) -> SimpleNamespace:
-    """A small CIFAR-10 that torchvision takes for the real one: .files, .archive (tar.gz), .unpack(root)."""
-    from torchvision.datasets import CIFAR10
-
+    """A small CIFAR-10 that `load` takes for the real one: .files, .archive (tar.gz), .unpack(root)."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         for name, data in cifar_files.items():
@@ -119,7 +121,6 @@ def small_cifar(monkeypatch, cifar_files) -> SimpleNamespace:
             entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data))
     know_small_cifar(monkeypatch, cifar_files)
-    monkeypatch.setattr(CIFAR10, "tgz_md5", md5(packed.getvalue()))
     return SimpleNamespace(files=cifar_files, archive=packed.getvalue(), unpack=lambda root: unpack_cifar(root, cifar_files))
 
 
@@ -135,10 +136,8 @@ def unpack_cifar(root: Path, files: dict[str, bytes]) -> Path:
 @pytest.fixture
 def served_cifar(small_cifar, server, monkeypatch):
     """The small CIFAR-10 behind `server`."""
-    from torchvision.datasets import CIFAR10
-
     server.files["/cifar-10-python.tar.gz"] = small_cifar.archive
-    monkeypatch.setattr(CIFAR10, "url", f"{server.url}/cifar-10-python.tar.gz")
+    monkeypatch.setitem(sets.MIRRORS, "cifar10", [f"{server.url}/"])
     return small_cifar
 
 

@@ -4,6 +4,9 @@ import gzip
 import hashlib
 import os
 import struct
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -35,11 +38,8 @@ needs_mnist = pytest.mark.skipif(
 @pytest.fixture
 def no_network(monkeypatch):
     """Addresses where nobody answers."""
-    from torchvision.datasets import CIFAR10, MNIST
-
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar.tar.gz")
-    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/mnist/"])
+    monkeypatch.setattr(data_module, "MIRRORS", dict.fromkeys(("cifar10", "mnist"), ["http://127.0.0.1:9/"]))
 
 
 def everything(root) -> dict[str, tuple[bytes, int]]:
@@ -51,7 +51,7 @@ def everything(root) -> dict[str, tuple[bytes, int]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "address"), [("cifar10", "127.0.0.1:9/cifar.tar.gz"), ("mnist", "127.0.0.1:9/mnist/train-images")]
+    ("name", "address"), [("cifar10", "127.0.0.1:9/cifar-10-python.tar.gz"), ("mnist", "127.0.0.1:9/train-images")]
 )
 def test_without_data_and_network_the_message_says_what_was_tried_and_three_ways_on(no_network, tmp_path, name, address):
     with pytest.raises(FileNotFoundError) as caught:
@@ -70,23 +70,31 @@ def test_a_failed_download_leaves_no_file(no_network, tmp_path):
     assert list(tmp_path.rglob("*")) == []
 
 
-def test_the_stand_in_is_digits_in_the_shape_of_cifar10_and_says_so(no_network, tmp_path):
-    with pytest.warns(UserWarning, match="(?s)cifar10 is not in.*digits.*in its place"):
-        train = load("cifar10", train=True, root=tmp_path, stand_in=True)
+def said_of_the_stand_in(name: str, train: bool, root, capsys) -> Images:
+    """The set that stands in, when it was said on stdout, in a cell's output, and not on stderr, where a notebook paints it red."""
+    found = load(name, train=train, root=root, stand_in=True)
+    out, err = capsys.readouterr()
+    assert f"{name} is not in {root}" in out and "Using digits" in out and "in its place" in out and err == ""
+    return found
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_stand_in_is_digits_in_the_shape_of_cifar10_and_says_so(no_network, tmp_path, capsys):
+    train = said_of_the_stand_in("cifar10", True, tmp_path, capsys)
     assert train.images.shape == (1437, 3, 32, 32) and train.images.dtype == torch.uint8
     assert train.name.startswith("digits") and "standing in" in train.name
     assert train.classes == tuple("0123456789")
 
 
-def test_the_stand_in_for_mnist_is_digits_in_its_shape(no_network, tmp_path):
-    with pytest.warns(UserWarning, match="(?s)mnist is not in.*digits.*in its place"):
-        test = load("mnist", train=False, root=tmp_path, stand_in=True)
+@pytest.mark.filterwarnings("error")
+def test_the_stand_in_for_mnist_is_digits_in_its_shape(no_network, tmp_path, capsys):
+    test = said_of_the_stand_in("mnist", False, tmp_path, capsys)
     assert test.images.shape == (360, 1, 28, 28) and test.images.dtype == torch.uint8
     assert test.name.startswith("digits")
 
 
 def test_the_stand_in_does_not_hide_a_damaged_file(small_cifar, tmp_path):
-    (tmp_path / ARCHIVE).write_bytes(small_cifar.archive[:-1])
+    (tmp_path / ARCHIVE).write_bytes(small_cifar.archive[:-1000])
     with pytest.raises(ValueError, match="damaged"):
         load("cifar10", train=True, root=tmp_path, stand_in=True)
 
@@ -109,9 +117,41 @@ def test_stn_data_says_where_data_lies(small_cifar, tmp_path, monkeypatch):
     assert len(load("cifar10", train=True)) == 200
 
 
+def test_without_scikit_learn_digits_say_what_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ModuleNotFoundError, match="'digits' comes with scikit-learn, which is missing: pip install scikit-learn"):
+        load("digits", train=True)
+
+
 def test_without_stn_data_the_folder_is_data_in_the_checkout(monkeypatch):
     monkeypatch.delenv("STN_DATA", raising=False)
     assert (data_root().parent / "stn_helpers" / "data" / "sets.py").is_file() and data_root().name == "data"
+
+
+@pytest.mark.parametrize("beside", ["nothing", "pyproject.toml", ".git"])
+def test_an_installed_package_keeps_data_in_the_users_cache_and_a_copy_beside_itself(tmp_path, monkeypatch, beside):
+    monkeypatch.setattr(data_module, "__file__", str(tmp_path / "site-packages" / "stn_helpers" / "data" / "sets.py"))
+    monkeypatch.delenv("STN_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "site-packages").mkdir()
+    (tmp_path / "site-packages" / beside).touch()
+    assert data_root() == tmp_path / ("cache/stn" if beside == "nothing" else "site-packages/data")
+
+
+def test_images_of_another_type_or_without_a_label_each_are_refused():
+    with pytest.raises(ValueError, match="images are torch.float32; expected uint8"):
+        Images("float", torch.rand(2, 3, 4, 4), torch.arange(2), ())
+    with pytest.raises(ValueError, match="labels are 3 for 2 images"):
+        Images("odd", _noise(2, 4, 4), torch.arange(3), ())
+
+
+def test_the_digest_is_another_for_other_images_labels_or_shapes():
+    images, labels = _noise(4, 6, 6), torch.arange(4)
+    changed = images.clone()
+    changed[3, 2, 5, 5] ^= 1
+    sets = [(images, labels), (changed, labels), (images, labels.flip(0)), (images.reshape(4, 3, 4, 9), labels)]
+    assert len({Images("", *one, ()).digest() for one in sets}) == 4
+    assert Images("a", images, labels, ()).digest() == Images("b", images.clone(), labels.clone(), ("c",)).digest()
 
 
 def test_available_looks_and_neither_reads_nor_downloads(small_cifar, served_mnist, server, tmp_path, monkeypatch):
@@ -119,9 +159,9 @@ def test_available_looks_and_neither_reads_nor_downloads(small_cifar, served_mni
     assert [available(name) for name in data_module.DATASETS] == [False, False, True]
     small_cifar.unpack(tmp_path)
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)
-    for name in data_module.MNIST_MD5:
+    for archive in data_module.ARCHIVES["mnist"]:
         assert not available("mnist")
-        (tmp_path / "MNIST" / "raw" / name).write_bytes(b"anything")
+        (tmp_path / archive.removesuffix(".gz")).write_bytes(b"anything")
     assert available("cifar10") and available("mnist") and not server.asked
     assert not available("cifar10", tmp_path / "MNIST") and available("digits", tmp_path / "nowhere")
     for file in (tmp_path / "cifar-10-batches-py").iterdir():
@@ -192,17 +232,15 @@ def test_a_placed_archive_is_unpacked_without_a_network(small_cifar, tmp_path):
 @pytest.fixture
 def served_mnist(server, monkeypatch) -> dict[str, bytes]:
     """A small MNIST of 30 + 20 images behind `server`: {archive: bytes}."""
-    from torchvision.datasets import MNIST
-
     plain = {}
     for part, count in (("train", 30), ("t10k", 20)):
         plain[f"{part}-images-idx3-ubyte"] = struct.pack(">iiii", 2051, count, 28, 28) + os.urandom(count * 784)
         plain[f"{part}-labels-idx1-ubyte"] = struct.pack(">ii", 2049, count) + bytes(i % 10 for i in range(count))
     packed = {f"{name}.gz": gzip.compress(content) for name, content in plain.items()}
     server.files.update({f"/{name}": content for name, content in packed.items()})
-    monkeypatch.setattr(MNIST, "mirrors", [f"{server.url}/"])
-    monkeypatch.setattr(MNIST, "resources", [(name, hashlib.md5(content).hexdigest()) for name, content in packed.items()])
-    monkeypatch.setattr(data_module, "MNIST_MD5", {name: hashlib.md5(content).hexdigest() for name, content in plain.items()})
+    known = {f"MNIST/raw/{name}.gz": {f"MNIST/raw/{name}": hashlib.md5(plain[name]).hexdigest()} for name in plain}
+    monkeypatch.setitem(data_module.ARCHIVES, "mnist", known)
+    monkeypatch.setitem(data_module.MIRRORS, "mnist", [f"{server.url}/"])
     return packed
 
 
@@ -221,6 +259,66 @@ def test_mnist_goes_on_with_the_archive_that_was_missing(served_mnist, server, t
     server.asked.clear()
     assert len(load("mnist", train=False, root=tmp_path)) == 20
     assert "/train-images-idx3-ubyte.gz" not in server.asked
+
+
+def test_mnist_tries_its_next_mirror(served_mnist, server, tmp_path, monkeypatch):
+    monkeypatch.setitem(data_module.MIRRORS, "mnist", [f"{server.url}/first/", f"{server.url}/"])
+    server.refused = {f"/first/{name}": 403 for name in served_mnist}
+    assert len(load("mnist", train=True, root=tmp_path)) == 30
+    assert [path for path in server.asked if path.startswith("/first/")] == list(server.refused)
+
+
+def test_a_server_that_refuses_is_named_with_its_answer_and_not_taken_for_no_network(served_mnist, server, tmp_path, monkeypatch):
+    monkeypatch.setitem(data_module.MIRRORS, "mnist", [f"{server.url}/first/", f"{server.url}/"])
+    server.refused = {f"{at}{name}": code for name in served_mnist for at, code in (("/first/", 403), ("/", 503))}
+    with pytest.raises(FileNotFoundError) as caught:
+        load("mnist", train=True, root=tmp_path)
+    message = str(caught.value)
+    assert "/first/train-images-idx3-ubyte.gz failed (HTTP Error 403" in message and "HTTP Error 503" in message
+    assert "try again later" in message and "with a network" not in message
+
+
+def test_a_stalled_download_ends_in_a_clear_error(served_cifar, server, tmp_path, monkeypatch):
+    assert data_module.STALL * max(map(len, data_module.MIRRORS.values())) < 60  # a minute, all mirrors together
+    monkeypatch.setattr(data_module, "STALL", 0.5)
+    server.stalls, began = True, time.monotonic()
+    with pytest.raises(FileNotFoundError, match="downloading .*cifar-10-python.tar.gz failed .nothing came for 0.5 seconds"):
+        load("cifar10", train=True, root=tmp_path)
+    assert server.half.is_set() and time.monotonic() - began < 20
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+LOAD = """
+import os, sys, time
+os.environ["no_proxy"] = "*"
+from stn_helpers.data import files, sets
+sets.ARCHIVES["cifar10"], sets.MIRRORS["cifar10"] = {archives!r}, {mirrors!r}
+def stop_half_way(number):
+    os.truncate(number, 100)
+    print("half", flush=True)
+    time.sleep(600)
+if {writing}:
+    files.os.fsync = stop_half_way
+sets.load("cifar10", train=True)
+"""
+
+
+@pytest.mark.parametrize("writing", [False, True], ids=["downloading", "unpacking"])
+def test_kill_9_in_a_download_leaves_nothing_that_the_next_one_minds(start, served_cifar, server, tmp_path, writing):
+    server.stalls = not writing
+    known = {"archives": data_module.ARCHIVES["cifar10"], "mirrors": data_module.MIRRORS["cifar10"]}
+    child = start(["-c", LOAD.format(**known, writing=writing)], data=tmp_path)
+    assert server.half.wait(60) if server.stalls else child.stdout.readline() == "half\n"
+    with ThreadPoolExecutor(1) as other:
+        waits = other.submit(load, "cifar10", True, tmp_path)
+        server.stalls = False
+        time.sleep(0.3)
+        assert not waits.done()  # the lock is the child's
+        child.kill()
+        assert len(waits.result(timeout=60)) == 200
+    child.communicate()
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {ARCHIVE, *data_module.ARCHIVES["cifar10"][ARCHIVE]}
 
 
 # --- damaged files ---
@@ -274,17 +372,18 @@ def test_cifar10_is_the_official_one():
     assert train.labels.bincount().tolist() == [5000] * 10 and test.labels.bincount().tolist() == [1000] * 10
 
 
-@needs_cifar10
-def test_the_normalisation_is_that_of_the_training_images():
-    from studies.networks import CIFAR10_MEAN, CIFAR10_STD
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(
+    ("name", "kind"), [pytest.param("cifar10", "CIFAR10", marks=needs_cifar10), pytest.param("mnist", "MNIST", marks=needs_mnist)]
+)
+def test_a_set_is_what_torchvision_reads_from_the_same_files(name, kind, train):
+    from torchvision import datasets
 
-    channels = load("cifar10", train=True).images.transpose(0, 1).reshape(3, -1)
-    counts = torch.stack([channel.bincount(minlength=256) for channel in channels]).double()
-    values = torch.arange(256).double() / 255
-    mean = counts @ values / counts.sum(1)
-    std = (counts @ values.square() / counts.sum(1) - mean.square()).sqrt()
-    assert [round(value, 4) for value in mean.tolist()] == list(CIFAR10_MEAN)
-    assert [round(value, 4) for value in std.tolist()] == list(CIFAR10_STD)
+    ours, theirs = load(name, train=train), getattr(datasets, kind)(str(data_root()), train=train)
+    theirs_images = torch.as_tensor(theirs.data)
+    assert torch.equal(ours.images.permute(0, 2, 3, 1).squeeze(-1), theirs_images)
+    assert torch.equal(ours.labels, torch.as_tensor(theirs.targets))
+    assert name == "mnist" or ours.classes == tuple(theirs.classes)
 
 
 @needs_mnist
@@ -374,6 +473,13 @@ def test_crop_by_nothing_changes_nothing():
     assert torch.equal(crop(images, 0, torch.Generator()), images)
 
 
+@pytest.mark.parametrize("pixels", [5, 20, -1])
+def test_a_crop_that_cannot_be_reflected_is_refused(pixels):
+    assert crop(_noise(4, 7, 5), 4, torch.Generator()).shape == (4, 3, 7, 5)
+    with pytest.raises(ValueError, match=f"a crop by {pixels} pixels does not fit images of 7 x 5"):
+        crop(_noise(4, 7, 5), pixels, torch.Generator())
+
+
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
 def test_cutout_hides_one_square_an_image_in_the_mean_colour_of_the_batch_and_nothing_else(kind):
     images = _noise(300, 6, 9).to(kind)
@@ -397,8 +503,9 @@ def test_cutout_of_nothing_changes_nothing_and_of_all_leaves_the_mean():
     images = _noise(4, 5, 5)
     assert torch.equal(cutout(images, 0, torch.Generator()), images)
     assert (cutout(images, 5, torch.Generator()) == cutout(images, 5, torch.Generator())[:1, :, :1, :1]).all()
-    with pytest.raises(ValueError, match="a cutout of 6 pixels does not fit into images of 5 x 7"):
-        cutout(_noise(4, 5, 7), 6, torch.Generator())
+    for pixels in (6, -3):
+        with pytest.raises(ValueError, match=f"a cutout of {pixels} pixels does not fit into images of 5 x 7"):
+            cutout(_noise(4, 5, 7), pixels, torch.Generator())
 
 
 AUGMENTATIONS = pytest.mark.parametrize(
@@ -471,6 +578,20 @@ def test_as_float_divides_by_255_and_leaves_the_bytes_alone():
     kept = images.clone()
     assert torch.equal(as_float(images), kept.float() / 255)
     assert torch.equal(images, kept)
+
+
+def test_as_float_refuses_what_is_not_bytes_and_does_not_change_it():
+    images = torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    kept = images.clone()
+    with pytest.raises(ValueError, match="images are torch.float32; expected uint8"):
+        as_float(images)
+    assert torch.equal(images, kept)
+
+
+@pytest.mark.parametrize("random", [None, torch.Generator()], ids=["in order", "shuffled"])
+def test_batches_of_nothing_are_refused(numbered, random):
+    with pytest.raises(ValueError, match="batch_size is 0; expected at least 1"):
+        next(batches(numbered, 0, random))
 
 
 def test_batches_leave_the_global_random_state_alone(numbered):

@@ -151,12 +151,33 @@ def test_the_distortions_that_have_a_name():
 
 def test_a_distorted_set_keeps_its_labels_and_repeats_with_its_seed():
     some = Images("some", noise(7, 1, 28, 28), torch.arange(7), ("a", "b"))
-    bent, poses = distorted(some, "turned", seed=1, chunk=3)
+    bent, poses = distorted(some, "turned", seed=1)
     assert (bent.name, bent.classes, len(poses)) == ("some, turned", ("a", "b"), 7) and torch.equal(bent.labels, some.labels)
     laid = warp(some.images.float(), invert(poses), padding_mode="zeros")
     assert torch.equal(laid.round(), bent.images.float()) and len(poses.unique(dim=0)) == 7
-    again, other = distorted(some, "turned", seed=1, chunk=3)[0], distorted(some, "turned", seed=2, chunk=3)[0]
+    again, other = distorted(some, "turned", seed=1)[0], distorted(some, "turned", seed=2)[0]
     assert torch.equal(bent.images, again.images) and not torch.equal(bent.images, other.images)
+
+
+def test_a_distorted_set_is_made_from_500_images_at_a_time():
+    """Clutter comes from the same 500: with another number, shipped figures would be of other pictures."""
+    some = load("digits", train=True).subset(slice(510))
+    bent, generator = distorted(some, "cluttered")[0], random(1000)
+    for part in (slice(0, 500), slice(500, 510)):
+        assert torch.equal(bent.images[part], DISTORTIONS["cluttered"](some.images[part], generator)[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_distorted_set_is_the_same_on_every_device():
+    some = load("digits", train=False)
+    (here, poses), (there, same) = distorted(some, "rts"), distorted(some.to("cuda"), "rts")
+    assert there.images.is_cuda and same.is_cuda
+    assert torch.equal(here.images, there.images.cpu()) and torch.equal(poses, same.cpu())
+
+
+def test_images_that_are_not_square_are_refused():
+    with pytest.raises(ValueError, match="images are 20 x 40; a distortion expects square ones"):
+        DISTORTIONS["rotated"](noise(2, 1, 20, 40), random())
 
 
 def test_upright_is_the_set_as_it_is():

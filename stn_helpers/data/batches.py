@@ -9,7 +9,12 @@ from stn_helpers.data.sets import Images
 
 
 def as_float(images: Tensor) -> Tensor:
-    """uint8 (N, C, H, W) to float32 in [0, 1], channels_last: the layout in which convolutions run several times faster."""
+    """uint8 (N, C, H, W) to float32 in [0, 1], channels_last: the layout in which convolutions run several times faster.
+
+    Raises ValueError for images of another type.
+    """
+    if images.dtype != torch.uint8:
+        raise ValueError(f"images are {images.dtype}; expected uint8, 0 to 255")
     return images.to(memory_format=torch.channels_last).float().div_(255)
 
 
@@ -20,10 +25,15 @@ def flip(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def crop(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
-    """Move each image by up to `pixels` in x and y, reflecting what comes in at the edge. (N, C, H, W), any type."""
+    """Move each image by up to `pixels` in x and y, reflecting what comes in at the edge. (N, C, H, W), any type.
+
+    Raises ValueError for a move as far as the image is large, or a negative one.
+    """
     if pixels == 0:
         return images
     count, _, height, width = images.shape
+    if not 0 < pixels < min(height, width):
+        raise ValueError(f"a crop by {pixels} pixels does not fit images of {height} x {width}; expected 0 to less than a side")
     shifts = torch.randint(2 * pixels + 1, (2, count, 1), generator=generator, device=images.device) - pixels
     rows = _reflect(torch.arange(height, device=images.device) + shifts[0], height)
     columns = _reflect(torch.arange(width, device=images.device) + shifts[1], width)
@@ -34,12 +44,12 @@ def crop(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
 def cutout(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
     """Hide a square of `pixels` a side, anywhere inside each image, under the batch's mean colour. (N, C, H, W), any type.
 
-    After DeVries and Taylor (2017, arXiv 1708.04552). Raises ValueError for a square larger than the images.
+    After DeVries and Taylor (2017, arXiv 1708.04552). Raises ValueError for a square larger than the images, or a negative one.
     """
     if pixels == 0:
         return images
     count, _, height, width = images.shape
-    if pixels > min(height, width):
+    if not 0 < pixels <= min(height, width):
         raise ValueError(f"a cutout of {pixels} pixels does not fit into images of {height} x {width}")
     hidden = []
     for size in (height, width):
@@ -69,7 +79,10 @@ def batches(
 
     generator: shuffles and augments, dropping the last incomplete batch; None goes through in order, to the end.
     distort: a `Distortion`, new for every batch.
+    Raises ValueError for a batch_size below 1.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
     count = len(data)
     if generator is None:
         for start in range(0, count, batch_size):

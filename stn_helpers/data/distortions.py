@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from stn_helpers.data.sets import Images
-from stn_helpers.families import family_grid
+from stn_helpers.families import control_points, family, family_grid
 from stn_helpers.sampler import sample, warp
-from stn_helpers.families import control_points, family
 from stn_helpers.theta import CORNERS, affine, convex, invert, map_points, projective
 
 PATCH = 6  # pixels a side of a piece of clutter: the paper's 6 x 6
@@ -29,7 +28,7 @@ class Distortion:
     undone: each image is turned back by its pose, and the pose returned is the identity: what a perfect transformer would show.
     edge: outside a turned image its border goes on, in place of black.
     disc: only what lies in the canvas's inscribed circle is kept, so that no black corner tells how an image was turned.
-    Paper: appendix A.4. Taught in notebooks 04 and 06.
+    Paper: appendix A.4.
     """
 
     degrees: float = 0.0
@@ -49,8 +48,11 @@ class Distortion:
 
         The pose is the theta that looks straight at the image on the canvas: what a perfect localization network would say.
         Where corners are moved, it is (N, 3, 3). Where knots are moved, it is the spline that bent the image, (N, 32): where in
-        the image each control point of the canvas looks. That one points the other way, for no spline undoes a spline.
+        the image each control point of the canvas looks. That one points the other way, because no spline undoes a spline.
+        Raises ValueError for images that are not square.
         """
+        if images.shape[-1] != images.shape[-2]:
+            raise ValueError(f"images are {images.shape[-2]} x {images.shape[-1]}; a distortion expects square ones")
         if self.apart:
             placed, poses = replace(self, apart=False)(images.flatten(0, 1)[:, None], generator)
             return placed.reshape(*images.shape[:2], *placed.shape[2:]), poses
@@ -145,14 +147,17 @@ def distortion(name: str) -> Distortion:
     return DISTORTIONS[name]
 
 
-def distorted(data: Images, name: str, seed: int = 1000, chunk: int = 500) -> tuple[Images, Tensor]:
-    """A whole set, each image distorted once: (the set, its poses (N, 2, 3), (N, 3, 3) or (N, 32)).
+def distorted(data: Images, name: str, seed: int = 1000) -> tuple[Images, Tensor]:
+    """A whole set, each image distorted once: (the set, its poses (N, 2, 3), (N, 3, 3) or (N, 32)), on the set's device.
 
-    The same name and seed give the same set; "upright" gives the set as it is. Raises ValueError for an unknown name.
+    The same name and seed give the same set, on every device; "upright" gives the set as it is.
+    Raises ValueError for an unknown name. Taught in notebook 04.
     """
+    device = data.images.device
     if name == "upright":
-        return data, affine().to(data.images.device).expand(len(data), 2, 3)
-    make, generator = distortion(name), torch.Generator(data.images.device).manual_seed(seed)
-    parts = [make(images, generator) for images in data.images.split(chunk)]
-    images, poses = (torch.cat(part) for part in zip(*parts, strict=True))
+        return data, affine().to(device).expand(len(data), 2, 3)
+    make, generator = distortion(name), torch.Generator().manual_seed(seed)  # a GPU draws other numbers
+    # Clutter comes from the same 500 images: another number here would be another test set.
+    parts = [make(images, generator) for images in data.images.cpu().split(500)]
+    images, poses = (torch.cat(part).to(device) for part in zip(*parts, strict=True))
     return Images(f"{data.name}, {name}", images, data.labels, data.classes), poses

@@ -1,7 +1,10 @@
 """Files that are written whole or not at all, by one process at a time."""
 
+import glob
 import hashlib
 import os
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,11 +13,14 @@ from filelock import FileLock, Timeout
 
 
 def write_whole(path: Path | str, data: bytes) -> None:
-    """Write a file so that a power cut leaves the old one or the new one, never half. Raises OSError (disk full ...)."""
+    """Write a file so that a power cut leaves the old one or the new one, never half. Raises OSError (disk full ...).
+
+    Threads and processes may write one path at once: the last one counts.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    clear_orphans(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    clear_orphans(path, age=3600)
+    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         with open(part, "wb") as file:
             file.write(data)
@@ -32,26 +38,16 @@ def write_whole(path: Path | str, data: bytes) -> None:
             os.close(folder)
 
 
-def clear_orphans(path: Path | str) -> None:
-    """Remove what a killed `write_whole` of this path left behind, unless its process still lives."""
+def clear_orphans(path: Path | str, age: float = 0.0) -> None:
+    """Remove what a killed `write_whole` of this path left behind, where it is older than `age` seconds.
+
+    Only the one process that may write the path can know that what is there is left behind, and ask for age 0.
+    """
     path = Path(path)
-    for part in path.parent.glob(f".{path.name}.*.part"):
-        pid = part.name.split(".")[-2]
-        if not (pid.isdigit() and _alive(int(pid))):
-            with suppress(OSError):  # Windows refuses while its process lives
-                part.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    if os.name != "posix":
-        return False  # there, a file that is being written cannot be removed
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError):  # it may be gone by now; Windows refuses while its process lives
+            if time.time() - part.stat().st_mtime >= age:
+                part.unlink()
 
 
 @contextmanager

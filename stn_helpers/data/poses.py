@@ -25,7 +25,7 @@ def undone(theta: Tensor, pose: Tensor, period: float = 360.0) -> dict[str, floa
     left over, `residual` the mean absolute deviation from it, `before` the same without a transformer, `correlation` that of
     the angle said with the angle to be undone, 0 where one of them never changes.
     period: angles that differ by this much count as one; 90 asks of a square frame, which looks the same after a quarter
-    turn. Taught in notebooks 04 and 06.
+    turn. Taught in notebook 04.
     """
     turns = 360.0 / period
     said, wanted = (turns * decompose(matrix).angle for matrix in (theta, pose))
@@ -67,7 +67,7 @@ def corner_drift(theta: Tensor, pose: Tensor) -> dict[str, float]:
 
     theta: (N, 2, 3). pose: (N, 2, 3) or (N, 3, 3). In units of the image as it is seen on average: 1 is the distance from its
     middle to a corner, so zooming out gains nothing; 0 where every image is seen in one and the same pose, upright or not.
-    Raises ValueError for a singular theta. Taught in notebook 06.
+    Raises ValueError for a singular theta. Taught in notebook 06b.
     """
     corners = map_points(pose, torch.tensor(CORNERS)).to(theta)
 

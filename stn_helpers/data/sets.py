@@ -1,38 +1,73 @@
 """Sets: CIFAR-10, MNIST and digits as uint8 tensors, found or downloaded, and a test card."""
 
+import gzip
 import hashlib
 import os
-import shutil
-import tempfile
-import warnings
+import pickle
+import tarfile
+import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stn_helpers.data.files import alone
+from stn_helpers.data.files import alone, clear_orphans, write_whole
 
 DATASETS = ("cifar10", "mnist", "digits")
 DIGITS_TEST = 360  # the last fifth of the 1,797 digits
-MNIST_MD5 = {  # of the unpacked files; torchvision only knows those of the archives
-    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+STALL = 20.0  # seconds without a byte after which a download is given up
+MIRRORS = {
+    "cifar10": ("https://www.cs.toronto.edu/~kriz/",),
+    "mnist": ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"),
+}
+# Where torchvision has them too: each archive, and the files that are unpacked from it with their MD5.
+ARCHIVES = {
+    "cifar10": {
+        "cifar-10-python.tar.gz": {
+            "cifar-10-batches-py/data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "cifar-10-batches-py/data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "cifar-10-batches-py/data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "cifar-10-batches-py/data_batch_4": "634d18415352ddfa80567beed471001a",
+            "cifar-10-batches-py/data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+            "cifar-10-batches-py/test_batch": "40351d587109b95175f43aff81a1287e",
+            "cifar-10-batches-py/batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+        }
+    },
+    "mnist": {
+        f"MNIST/raw/{file}.gz": {f"MNIST/raw/{file}": md5}
+        for file, md5 in {
+            "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+            "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+            "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+            "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+        }.items()
+    },
 }
 
 
 @dataclass
 class Images:
-    """A set of labelled images. images: uint8 (N, C, H, W), 0 is black. labels: int64 (N,). name: where they come from."""
+    """A set of labelled images. images: uint8 (N, C, H, W), 0 is black. labels: int64 (N,). name: where they come from.
+
+    Raises ValueError for images of another type, and where there is not one label an image.
+    """
 
     name: str
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+
+    def __post_init__(self):
+        if self.images.dtype != torch.uint8:
+            raise ValueError(f"images are {self.images.dtype}; expected uint8, 0 to 255")
+        if len(self.images) != len(self.labels):
+            raise ValueError(f"labels are {len(self.labels)} for {len(self.images)} images; expected one an image")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,6 +75,10 @@ class Images:
     def to(self, device) -> "Images":
         """The same images on a device, uint8 still: all of CIFAR-10 is 184 MB."""
         return Images(self.name, self.images.to(device), self.labels.to(device), self.classes)
+
+    def subset(self, index) -> "Images":
+        """The images of an index, a slice or a list."""
+        return Images(self.name, self.images[index], self.labels[index], self.classes)
 
     def digest(self) -> str:
         """Sixteen letters that are others for other images or labels: the beginning of their SHA-256."""
@@ -49,150 +88,171 @@ class Images:
             total.update(tensor.cpu().contiguous().numpy())
         return total.hexdigest()[:16]
 
-    def subset(self, index) -> "Images":
-        """The images of an index, a slice or a list."""
-        return Images(self.name, self.images[index], self.labels[index], self.classes)
-
 
 def data_root() -> Path:
-    """The folder with the data sets: $STN_DATA, or data/ in the checkout."""
-    return Path(os.environ.get("STN_DATA") or Path(__file__).resolve().parents[2] / "data").expanduser()
+    """The folder with the data sets: $STN_DATA; else data/ in the checkout; else, installed, stn/ in the user's cache."""
+    if os.environ.get("STN_DATA"):
+        return Path(os.environ["STN_DATA"]).expanduser()
+    checkout = Path(__file__).resolve().parents[2]
+    if (checkout / "pyproject.toml").is_file() or (checkout / ".git").exists():
+        return checkout / "data"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "stn"
 
 
 def load(name: str, train: bool, root: Path | str | None = None, stand_in: bool = False) -> Images:
     """A data set, found under `root` (default `data_root()`) in torchvision's layout, or downloaded into it.
 
     name: cifar10 (3 x 32 x 32), mnist (1 x 28 x 28) or digits (1 x 28 x 28, ships with scikit-learn, needs no network).
-    stand_in: where cifar10 or mnist cannot be had, warn and give digits in its shape instead; `.name` says so.
+    stand_in: where cifar10 or mnist cannot be had, say so and give digits in its shape instead; `.name` says it too.
     Raises ValueError for another name and for a damaged file, with what to delete; FileNotFoundError where there is no
-    data and no download. Nothing that is already there is changed or removed.
+    data and no download; ModuleNotFoundError for digits without scikit-learn. What is already there stays as it is.
     """
-    if name not in DATASETS:
-        raise ValueError(f"data is {name!r}; expected one of {', '.join(DATASETS)}")
+    _check_name(name)
     if name == "digits":
         return _digits(train)
     root = Path(root) if root is not None else data_root()
-    reader = {"cifar10": _cifar10, "mnist": _mnist}[name]
     try:
         _ensure(name, root)
-        return reader(root, train)
     except FileNotFoundError as error:
         if not stand_in:
             raise
-        warnings.warn(f"{error}\nUsing digits, a small set that ships with scikit-learn, in its place.", stacklevel=2)
+        print(f"{error}\nUsing digits, a small set that ships with scikit-learn, in its place.", flush=True)
         return _digits(train, stands_for=name)
+    return {"cifar10": _cifar10, "mnist": _mnist}[name](root, train)
 
 
 def available(name: str, root: Path | str | None = None) -> bool:
     """Whether the unpacked files of cifar10 or mnist are under `root` (default `data_root()`); digits always are."""
+    _check_name(name)
+    root = Path(root) if root is not None else data_root()
+    return name == "digits" or all((root / file).is_file() for inside in ARCHIVES[name].values() for file in inside)
+
+
+def _check_name(name: str) -> None:
     if name not in DATASETS:
         raise ValueError(f"data is {name!r}; expected one of {', '.join(DATASETS)}")
-    root = Path(root) if root is not None else data_root()
-    return name == "digits" or all((root / file).is_file() for file in _files(name))
-
-
-def _torchvision_class(name: str):
-    from torchvision import datasets
-
-    return {"cifar10": datasets.CIFAR10, "mnist": datasets.MNIST}[name]
-
-
-def _files(name: str) -> dict[str, str]:
-    """The unpacked files that must be there, with their MD5."""
-    if name == "mnist":
-        return {f"MNIST/raw/{file}": md5 for file, md5 in MNIST_MD5.items()}
-    kind = _torchvision_class(name)
-    lists = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
-    return {f"{kind.base_folder}/{file}": md5 for file, md5 in lists}
-
-
-def _archives(name: str) -> list[tuple[str, str, str, str]]:
-    """(folder, file, MD5, address) of each download; of several mirrors the first."""
-    kind = _torchvision_class(name)
-    if name == "cifar10":
-        return [("", kind.filename, kind.tgz_md5, kind.url)]
-    return [("MNIST/raw", file, md5, kind.mirrors[0] + file) for file, md5 in kind.resources]
 
 
 def _ensure(name: str, root: Path) -> None:
     """Make sure the unpacked files are there and whole."""
-    from torchvision.datasets.utils import check_integrity
-
-    files = _files(name)
-    missing = [file for file in files if not (root / file).is_file()]
-    present = {file: md5 for file, md5 in files.items() if file not in missing}
-    damaged = [file for file, md5 in present.items() if not check_integrity(str(root / file), md5)]
-    if damaged:
-        raise ValueError(
-            f"{root / damaged[0]} is damaged: its MD5 is not the published one. "
-            f"Delete that file and run again, or set STN_DATA to a folder with a good copy. Nothing was removed."
-        )
-    if not missing:
+    for file, md5 in (pair for inside in ARCHIVES[name].values() for pair in inside.items()):
+        if (root / file).is_file() and _md5(root / file, (root / file).stat().st_mtime_ns) != md5:
+            raise ValueError(
+                f"{root / file} is damaged: its MD5 is not the published one. "
+                "Delete that file and run again, or set STN_DATA to a folder with a good copy. Nothing was removed."
+            )
+    if available(name, root):
         return
     try:
         with alone(root / ".download.lock", f"Another process fetches {name} into {root}; waiting for it."):
-            if not available(name, root):  # it may have come while this process waited
-                for archive in _archives(name):
-                    _fetch(root, *archive, wanted=name)
+            for archive, inside in ARCHIVES[name].items():
+                if not all((root / file).is_file() for file in inside):  # it may have come while this process waited
+                    _fetch(name, root, archive, inside)
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise _not_here(name, root, f"it cannot be put there ({error})") from error
+        raise _not_here(name, root, f"it cannot be put there ({error})", "make room there") from error
 
 
-def _not_here(name: str, root: Path, why: str) -> FileNotFoundError:
+@lru_cache
+def _md5(file: Path, written: int) -> str:
+    """The MD5 of a file, read once as long as nobody writes it."""
+    return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def _not_here(name: str, root: Path, why: str, first: str) -> FileNotFoundError:
     return FileNotFoundError(
-        f"{name} is not in {root}, and {why}. Three ways on: run again with a "
-        f"network; place torchvision's files in {root}; or set STN_DATA to a folder that has them."
+        f"{name} is not in {root}, and {why}. Three ways on: {first}; place torchvision's files in {root}; "
+        "or set STN_DATA to a folder that has them."
     )
 
 
-def _fetch(root: Path, folder: str, file: str, md5: str, url: str, wanted: str) -> None:
-    """Download one archive, if it is not there, and unpack it beside itself. What is there already stays as it is."""
-    from torchvision.datasets.utils import check_integrity, download_url, extract_archive
+def _fetch(name: str, root: Path, archive: str, inside: dict[str, str]) -> None:
+    """Download one archive, if it is not there, and unpack it. What is there already stays as it is."""
+    place, failed, first = root / archive, [], "run again with a network"
+    part = place.with_name(f".download-{place.name}")  # what is half downloaded never stands under a final name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists():
+        try:
+            found = _unpacked(place, inside)
+        except ValueError as error:
+            raise ValueError(
+                f"{place} is damaged or half downloaded ({error}). Delete that file and run again. Nothing was removed."
+            ) from error
+    for url in () if place.exists() else (mirror + place.name for mirror in MIRRORS[name]):
+        try:
+            _download(url, part)
+            found = _unpacked(part, inside)
+            os.replace(part, place)
+            break
+        except (OSError, HTTPException, ValueError) as error:
+            if isinstance(getattr(error, "reason", error), TimeoutError):
+                error = f"nothing came for {STALL:g} seconds"
+            elif isinstance(error, HTTPError):
+                first = "try again later, because the server answers and refuses"
+            failed.append(f"downloading {url} failed ({error})")
+        finally:
+            part.unlink(missing_ok=True)
+    if not place.exists():
+        raise _not_here(name, root, ", ".join(failed), first)
+    for file, content in found.items():
+        clear_orphans(root / file)
+        if not (root / file).exists():
+            write_whole(root / file, content)
 
-    place = root / folder
-    if (place / file).exists() and not check_integrity(str(place / file), md5):
-        raise ValueError(
-            f"{place / file} is damaged or half downloaded: its MD5 is not the published {md5}. "
-            "Delete that file and run again. Nothing was removed."
-        )
-    place.mkdir(parents=True, exist_ok=True)
-    for left in place.glob(".download-*"):  # by a process that was killed: this one is alone here
-        shutil.rmtree(left, ignore_errors=True)
-    # Into a folder of its own first: what is half downloaded or half unpacked never stands under a final name.
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=place) as part:
-        if not (place / file).exists():
-            try:
-                download_url(url, part, file, md5)
-                os.replace(Path(part) / file, place / file)
-            except (OSError, HTTPException, RuntimeError) as error:
-                raise _not_here(wanted, root, f"downloading {url} failed ({error})") from error
-        extract_archive(str(place / file), part)
-        for whole in [path for path in Path(part).rglob("*") if path.is_file()]:
-            final = place / whole.relative_to(part)
-            if not final.exists():
-                final.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(whole, final)
+
+def _download(url: str, place: Path) -> None:
+    from tqdm.auto import tqdm
+
+    request = Request(url, headers={"User-Agent": "stn_helpers"})
+    with urlopen(request, timeout=STALL) as answer, open(place, "wb") as file:
+        with tqdm(total=answer.length, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[1]) as bar:
+            while piece := answer.read(2**16):
+                file.write(piece)
+                bar.update(len(piece))
+
+
+def _unpacked(archive: Path, inside: dict[str, str]) -> dict[str, bytes]:
+    """The files in an archive. Raises ValueError where one of them is not there or not the published one."""
+    try:
+        if archive.name.endswith(".tar.gz"):
+            with tarfile.open(archive) as tar:
+                found = {file: tar.extractfile(file).read() for file in inside}
+        else:
+            found = {file: gzip.decompress(archive.read_bytes()) for file in inside}
+    except (OSError, EOFError, KeyError, zlib.error, tarfile.TarError) as error:
+        raise ValueError(f"it cannot be unpacked: {error}") from error
+    for file, content in found.items():
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() != inside[file]:
+            raise ValueError(f"the MD5 of {file} in it is not the published one")
+    return found
 
 
 def _cifar10(root: Path, train: bool) -> Images:
-    kind = _torchvision_class("cifar10")
-    found = kind(str(root), train=train)
-    images = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
-    return Images("CIFAR-10", images, torch.tensor(found.targets), tuple(found.classes))
+    """A batch is a pickle: read only after `_ensure` has found it to be the published one."""
+    folder = root / "cifar-10-batches-py"
+    names = [f"data_batch_{k}" for k in range(1, 6)] if train else ["test_batch"]
+    *parts, meta = (pickle.loads((folder / name).read_bytes(), encoding="latin1") for name in [*names, "batches.meta"])
+    images = torch.cat([torch.from_numpy(part["data"]) for part in parts]).reshape(-1, 3, 32, 32)
+    labels = torch.tensor([label for part in parts for label in part["labels"]])
+    return Images("CIFAR-10", images, labels, tuple(meta["label_names"]))
 
 
 def _mnist(root: Path, train: bool) -> Images:
-    kind = _torchvision_class("mnist")
-    found = kind(str(root), train=train)
-    return Images("MNIST", found.data[:, None].contiguous(), found.targets.clone(), tuple(map(str, range(10))))
+    def numbers(what: str, header: int) -> Tensor:
+        file = root / "MNIST/raw" / f"{'train' if train else 't10k'}-{what}-ubyte"
+        return torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)[header:]
+
+    images = numbers("images-idx3", 16).reshape(-1, 1, 28, 28).clone()
+    return Images("MNIST", images, numbers("labels-idx1", 8).long(), tuple(map(str, range(10))))
 
 
 def _digits(train: bool, stands_for: str = "") -> Images:
     """scikit-learn's 1,797 handwritten digits, 8 x 8, enlarged; as 3 x 32 x 32 where they stand in for CIFAR-10."""
-    from sklearn.datasets import load_digits
-
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("data 'digits' comes with scikit-learn, which is missing: pip install scikit-learn") from error
     found = load_digits()
     small = torch.from_numpy(found.images).float()[:, None] * (255 / 16)
     side, channels = (32, 3) if stands_for == "cifar10" else (28, 1)

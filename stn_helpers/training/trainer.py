@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -19,39 +19,12 @@ from stn_helpers.data.sets import Images
 from stn_helpers.training.checkpoint import fill, load_checkpoint, save_checkpoint
 from stn_helpers.training.devices import PRECISIONS, describe_device, dtype_name, has_bfloat16, pick_device, pick_precision
 from stn_helpers.training.recipes import Recipe, named_recipe
-from stn_helpers.transformer import SpatialTransformer
-
-
-# The ground floor's `parameter_groups` takes this one's place as soon as it is there.
-def _parameter_groups(
-    model: nn.Module,
-    lr: float,
-    localization: float = 1.0,
-    weight_decay: float = 0.0,
-    localization_decay: float = 1.0,
-) -> list[dict]:
-    """Localization networks with a share of the rate and of the decay; weight decay for weights only.
-
-    Decay must not reach biases: pulling theta's identity bias to zero would zoom every picture into a point.
-    """
-    inside = {id(p) for m in model.modules() if isinstance(m, SpatialTransformer) for p in m.parameters()}
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            groups.setdefault((id(parameter) in inside, parameter.ndim > 1), []).append(parameter)
-    return [
-        {
-            "params": params,
-            "lr": lr * (localization if inner else 1.0),
-            "weight_decay": weight_decay * (localization_decay if inner else 1.0) if decays else 0.0,
-        }
-        for (inner, decays), params in groups.items()
-    ]
+from stn_helpers.transformer import parameter_groups
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, steps: int):
     """(optimizer, schedule) of a recipe: SGD or AdamW; constant, one-cycle or in thirds over `steps` steps."""
-    groups = _parameter_groups(model, recipe.lr, recipe.localization, recipe.weight_decay, recipe.localization_decay)
+    groups = parameter_groups(model, recipe.lr, recipe.localization, recipe.weight_decay, recipe.localization_decay)
     if recipe.optimizer == "sgd":
         optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
     else:
@@ -89,18 +62,12 @@ def _check_images(data: Images) -> None:
         raise ValueError(f"the set {data.name!r} holds no images; expected at least one to test on")
 
 
-@dataclass
 class Epoch:
     """The running sums of one epoch. They stay on the device, so that no step waits for them."""
 
-    losses: Tensor
-    right: Tensor
-    step: int = 0
-    images: int = 0
-
-    @classmethod
-    def start(cls, steps: int, device) -> "Epoch":
-        return cls(torch.zeros(steps, device=device), torch.zeros((), device=device))
+    def __init__(self, steps: int, device):
+        self.losses, self.right = torch.zeros(steps, device=device), torch.zeros((), device=device)
+        self.step = self.images = 0
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         self.losses[self.step] = loss.detach()
@@ -114,6 +81,7 @@ class Epoch:
         return {"loss": loss, "accuracy": 100 * self.right.item() / max(1, self.images)}
 
     def check(self, epoch: int) -> None:
+        """Raise FloatingPointError at the first loss that is not finite."""
         bad = ~self.losses[: self.step].isfinite()
         if bad.any():
             raise FloatingPointError(
@@ -157,36 +125,24 @@ class Trainer:
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.random = {kind: torch.Generator(kind).manual_seed(seed).get_state() for kind in {"cpu", self.device.type}}
 
-    def global_random(self) -> dict[str, Tensor]:
-        """The state of the generators that dropout draws from."""
-        state = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            state["cuda"] = torch.cuda.get_rng_state(self.device)
-        return state
-
     @contextmanager
-    def own_randomness(self, state: dict[str, Tensor] | None):
+    def own_randomness(self):
         """Run with a random state of our own, and leave the caller's as it was."""
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            if state is not None:
-                torch.set_rng_state(state["cpu"])
-            if state is not None and "cuda" in state:
-                torch.cuda.set_rng_state(state["cuda"], self.device)
+        cuda = self.device.type == "cuda"
+        with torch.random.fork_rng(devices=[self.device] if cuda else []):
+            torch.set_rng_state(self.random["cpu"])
+            if cuda:
+                torch.cuda.set_rng_state(self.random["cuda"], self.device)
             yield
-
-    def autocast(self) -> torch.autocast:
-        """The precision in which the network runs while it trains."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What is minimised."""
-        return F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+            self.random = {"cpu": torch.get_rng_state()}
+            if cuda:
+                self.random["cuda"] = torch.cuda.get_rng_state(self.device)
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """One step of gradient descent: (loss, logits), still on the device."""
-        with self.autocast():
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self.model(images)
-            loss = self.loss(logits, labels)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.recipe.clip:
@@ -212,10 +168,10 @@ class Trainer:
     def run_epoch(self, look: Callable[[Epoch], None] = lambda epoch: None) -> Epoch:
         """One pass over the training images. `look` is called about once a second, to show how it goes."""
         number = len(self.history) + 1
-        sums = Epoch.start(self.steps, self.device)
+        sums = Epoch(self.steps, self.device)
         shown = time.monotonic()
         self.model.train()
-        with self.own_randomness(self.random):
+        with self.own_randomness():
             try:
                 for images, labels in self.batches():
                     sums.add(*self.step(images, labels), labels)
@@ -225,7 +181,6 @@ class Trainer:
             except NotFiniteError as error:
                 sums.check(number)  # a loss that diverged before explains it
                 raise FloatingPointError(f"step {sums.step + 1} of epoch {number}: {error}") from error
-            self.random = self.global_random()
         self.check(sums)
         return sums
 
@@ -277,7 +232,7 @@ class Trainer:
         else:
             self.seed_generators((self.seed + 1) * 1_000_003 + len(self.history))
             notes.append(f"on {self.device.type} after {state['device']}, with new random numbers")
-        self.note = f"from epoch {len(self.history) + 1} on " + " and ".join(notes) if notes else ""
+        self.note = f"from epoch {len(self.history) + 1}: " + "; ".join(notes) if notes else ""
 
 
 def fit(
@@ -318,14 +273,12 @@ def fit(
     # Two processes in one folder would write over each other's epochs: the second waits, and finds the run finished.
     waiting = f"Another process trains in {out}; waiting for it." if progress else ""
     with alone(path.with_suffix(".lock"), waiting) if path else nullcontext():
-        run = trainer.about(name) if path else {}
-        if path:
-            begin(trainer, path, run, precision)
+        run = _begin(trainer, path, name, precision) if path else {}
         with _bar(trainer, last, progress) as bar:
             say = bar.write if progress else lambda words: None
             if len(trainer.history) < last:
                 say(", ".join(filter(None, [describe_device(trainer.device, trainer.dtype), trainer.note])))
-            else:
+            elif path:
                 say(f"finished before, after {len(trainer.history)} epochs; to train anew, delete {path}")
             while len(trainer.history) < last:
                 row = _one_epoch(trainer, test, bar)
@@ -337,12 +290,13 @@ def fit(
     return trainer.history
 
 
-def begin(trainer: Trainer, path: Path, run: dict, precision: str = "auto") -> None:
-    """Go on from the checkpoint, or write the first one. Raises ValueError for a checkpoint of another run."""
+def _begin(trainer: Trainer, path: Path, name: str, precision: str) -> dict:
+    """Go on from the checkpoint, or write the first one; what it says of the run. Raises ValueError for that of another run."""
     clear_orphans(path)
+    run = trainer.about(name)
     if not path.exists():
         save_checkpoint(path, {**trainer.state(), "run": run})
-        return
+        return run
     state = load_checkpoint(path)
     then, now = dict(state["run"]), dict(run)
     if precision != "auto":  # said by hand, it decides
@@ -350,11 +304,12 @@ def begin(trainer: Trainer, path: Path, run: dict, precision: str = "auto") -> N
     if changed := [f"{key} {then.get(key)!r}, not {now[key]!r}" for key in now if then.get(key) != now[key]]:
         raise ValueError(f"{path} belongs to another run ({', '.join(changed)}); choose another folder (out, --out)")
     trainer.restore(state, path)
+    return run
 
 
 def _one_epoch(trainer: Trainer, test: Images, bar) -> dict:
     """Train and test once; the row of the history."""
-    began, done = time.monotonic(), len(trainer.history) * trainer.steps
+    began, done, number = time.monotonic(), len(trainer.history) * trainer.steps, len(trainer.history) + 1
 
     def look(sums: Epoch) -> None:
         now, rate = sums.summary(), sums.images / (time.monotonic() - began)
@@ -362,21 +317,14 @@ def _one_epoch(trainer: Trainer, test: Images, bar) -> dict:
         bar.update(done + sums.step - bar.n)
 
     sums = trainer.run_epoch(look)
-    row = row_of(trainer, sums, test, time.monotonic() - began)
-    bar.update(done + sums.step - bar.n)
-    return row
-
-
-def row_of(trainer: Trainer, sums: Epoch, test: Images, seconds: float) -> dict:
-    """The row of the history for the epoch that has just run, which took so many seconds: what its sums say, and the test."""
-    trained = sums.summary()
+    trained, seconds = sums.summary(), time.monotonic() - began
     tested = evaluate(trainer.model, test)
     if not math.isfinite(tested["loss"]):
-        number = len(trainer.history) + 1
         raise FloatingPointError(f"the test loss is not finite after epoch {number}; the last good checkpoint is kept")
+    bar.update(done + sums.step - bar.n)
     note, trainer.note = {"note": trainer.note} if trainer.note else {}, ""
     return {
-        "epoch": len(trainer.history) + 1,
+        "epoch": number,
         "train_loss": trained["loss"],
         "train_accuracy": trained["accuracy"],
         "test_loss": tested["loss"],
