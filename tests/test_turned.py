@@ -18,7 +18,7 @@ from studies import turned
 from studies.networks import count
 from studies.runner import run_study
 from studies.study import Sets
-from studies.turned import STUDY, TURNS, Scorer, TurnBack, Turned, held, mean_turn, measure, turned_back, turned_net
+from studies.turned import STUDY, TURNS, Scorer, TurnBack, Turned, held, mean_turn, measure, turned_back, turned_net, two_neighbours
 
 ANGLES = torch.tensor(TURNS).float()
 
@@ -182,9 +182,10 @@ def test_an_eye_is_told_the_turn_that_undoes_each_picture():
     teller = turned.Telling(turned.eye(), train, replace(turned.TELL, epochs=1, batch_size=50), 0, train_on="rotated")
     for images, angles in teller.batches():
         assert images.shape == (50, 3, 32, 32) and angles.abs().max() <= 90
-    exact = torch.full((2, len(TURNS)), -20.0)
-    exact[0, TURNS.index(30)] = exact[1, TURNS.index(-90)] = 20.0
-    assert teller.loss(exact, torch.tensor([30.0, -90.0])) < 1e-3 < teller.loss(exact, torch.tensor([35.0, -90.0]))
+    belief = two_neighbours(torch.tensor([30.0, -90.0, 33.0]))
+    assert belief[0, TURNS.index(30)] == belief[1, TURNS.index(-90)] == 1
+    torch.testing.assert_close(belief[2, [TURNS.index(30), TURNS.index(40)]], torch.tensor([0.7, 0.3]))
+    torch.testing.assert_close(belief.sum(1), torch.ones(3))
 
 
 def test_an_eye_learns_and_goes_on_where_it_was_killed(tmp_path, monkeypatch):
@@ -196,12 +197,13 @@ def test_an_eye_learns_and_goes_on_where_it_was_killed(tmp_path, monkeypatch):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             eyes.append(turned.eye())
-        return turned.tell(eyes[-1], train, train, recipe, 3, "cpu", "float32", tmp_path / folder, train_on="rotated round")
+        where = 3, "cpu", "float32", tmp_path / folder
+        return turned.tell(eyes[-1], train, train, recipe, *where, progress=False, train_on="rotated round")
 
-    def killed(trainer):
+    def killed(trainer, look):
         if len(trainer.history) == 2:
             raise KeyboardInterrupt
-        return run_epoch(trainer)
+        return run_epoch(trainer, look)
 
     losses = [row["train_loss"] for row in tell("whole")]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
