@@ -25,6 +25,10 @@ def train(args: argparse.Namespace) -> None:
     """One arm of a study, with a bar, and its weights at the end."""
     study = get(args.study)
     arm = study.arms[study.choose([args.arm])[0]]
+    if arm.parts or arm.train:
+        raise ValueError(
+            f'{args.arm!r} is made of trained parts; run it with: python -m studies run {args.study} --arms "{args.arm}"'
+        )
     recipe = replace(arm.recipe, epochs=args.epochs or arm.recipe.epochs, batch_size=args.batch_size or arm.recipe.batch_size)
     device, sets = pick_device(args.device), Sets(study, "cpu", args.stand_in)
     out = Path(args.out or f"runs/{args.study}-{args.arm.replace(' ', '-').replace(',', '')}-{args.seed}")
