@@ -164,7 +164,7 @@ def ink(images: Tensor, labels: Tensor) -> dict[str, float]:
     x, y = (weights.sum(1) * across).sum(1), (weights.sum(2) * down).sum(1)
     dx, dy = across - x[:, None, None], (down - y[:, None])[:, :, None]
     xx, yy, xy = ((weights * part).sum((1, 2)) for part in (dx * dx, dy * dy, dx * dy))
-    radius, height = (xx + yy).sqrt().mean(), yy.sqrt()
+    radius, height = (xx + yy).sqrt().mean().clamp(min=1e-6), yy.sqrt()  # clamped: a view may be all black
     # Twice the angle of an axis is an angle of a full circle: an axis comes back after half a turn.
     doubled = torch.atan2(2 * xy, xx - yy)
     off = []
@@ -174,7 +174,7 @@ def ink(images: Tensor, labels: Tensor) -> dict[str, float]:
         off.append(((own - mean + torch.pi) % (2 * torch.pi) - torch.pi).abs() / 2)
     return {
         "centre": (torch.hypot(x - x.mean(), y - y.mean()).mean() / radius).item(),
-        "height": (height.std() / height.mean()).item(),
+        "height": (height.std() / height.mean().clamp(min=1e-6)).item(),
         "lean": torch.rad2deg(torch.cat(off)).mean().item(),
     }
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
@@ -109,9 +110,7 @@ SPACES = {"04": of_04, "04b": of_04b, "07": of_07, "08": of_08, "08b": of_08b, "
 
 
 def untrained(kind: str) -> nn.Module:
-    net = nn.Sequential(SpatialTransformer(light_localization(1, 8), kind, size=(28, 28)), digit_classifier())
-    net.transformer = net[0]
-    return net
+    return nn.Sequential(SpatialTransformer(light_localization(1, 8), kind, size=(28, 28)), digit_classifier())
 
 
 def mean_pull(seen, elsewhere, margin=1.0):
@@ -315,3 +314,58 @@ def test_a_fence_of_notebook_04b_makes_no_tensor_on_another_device(name):
     assert made.device.type == "cuda" and made.shape == (3, 6)
     with FakeTensorMode(), pytest.raises(Exception, match="device"):  # noqa: B017, what the fence did before
         torch.tensor([1.0] * 6) + torch.zeros(3, 6, device="cuda")
+
+
+# What these notebooks measure
+
+
+def test_ink_is_alike_where_digits_lie_alike_and_says_by_how_much_they_do_not():
+    from studies.paper_table import ink
+
+    bar = torch.zeros(1, 1, 41, 41)
+    bar[..., 10:31, 19:22] = 1  # upright, 21 high and 3 wide, in the middle
+    kinds = torch.zeros(4, dtype=torch.int64)
+    assert all(value == pytest.approx(0, abs=1e-4) for value in ink(bar.expand(4, 1, 41, 41), kinds).values())
+    moved = torch.cat([bar, bar.roll(6, 3), bar.roll(6, 2), bar.roll((6, 6), (2, 3))])
+    radius = ((21**2 - 1 + 3**2 - 1) / 12) ** 0.5
+    found = ink(moved, kinds)
+    assert found["centre"] == pytest.approx(18**0.5 / radius, rel=1e-3) and found["lean"] == pytest.approx(0, abs=1e-3)
+    turned = torch.cat([bar, bar.mT])  # of two classes each is as its class is, of one it is not
+    assert ink(turned, torch.tensor([0, 1]))["lean"] == pytest.approx(0, abs=1e-3)
+    tilted = warp(bar.expand(3, 1, 41, 41), affine(torch.tensor([-30.0, 0.0, 30.0])), padding_mode="zeros")
+    assert ink(tilted, kinds[:3])["lean"] == pytest.approx(20, abs=1)
+    assert ink(moved.repeat_interleave(2, 3), kinds)["height"] == pytest.approx(0, abs=1e-4)
+    half = torch.cat([bar, F.pad(F.interpolate(bar, scale_factor=0.5, mode="area"), (10, 11, 10, 11))])
+    assert ink(half, kinds[:2])["height"] == pytest.approx((0.5 / 2**0.5) / 0.75, rel=0.05)
+
+
+def test_black_views_have_finite_ink():
+    from studies.paper_table import ink
+
+    assert all(value == value for value in ink(torch.zeros(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64)).values())
+
+
+def test_after_its_last_look_a_network_has_left_what_its_row_says():
+    seen, deep = digits("rotated"), get("deep")
+    net = restore(ASSETS / "checkpoints" / "deep_two_looks.safetensors")
+    sets = SimpleNamespace(bent=lambda name: (seen.set, seen.poses))
+    found = deep.measure(net, sets, deep.arms["turned, two looks"], 0)
+    assert len(found["looks"]) == 2 and found["looks"][-1] == pytest.approx(found["undone"]["residual"])
+    assert "looks" not in deep.measure(restore(ASSETS / "checkpoints" / "deep_plain.safetensors"), sets, None, 0)
+
+
+def test_max_pooling_changes_no_weight_and_halving_reads_means():
+    from studies.networks import digit_net
+    from studies.paper_table import paper_net
+
+    with torch.random.fork_rng():
+        nets = []
+        for pool in ("average", "max"):
+            torch.manual_seed(0)
+            nets.append(digit_net(None, pool=pool))
+    assert all(torch.equal(*pair) for pair in zip(*(net.state_dict().values() for net in nets), strict=True))
+    images = torch.rand(2, 1, 48, 48)
+    assert not torch.allclose(nets[0](images), nets[1](images))
+    halved, canvas = paper_net("cnn", 42, halved=True), torch.rand(2, 1, 42, 42)
+    means = F.avg_pool2d(canvas, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(halved(canvas), halved(means))
