@@ -1,5 +1,7 @@
 """How Sphinx makes the site: the notebooks with the outputs that they were saved with, and the pages that lie here."""
 
+import re
+from html import escape
 from pathlib import Path
 
 from docutils import nodes
@@ -8,15 +10,20 @@ from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
 from tools import badges, tables
-from tools.book import cards, lesson, modules
+from tools.book import ROOT, cards, index, lesson, plain_words, top_cell
 
 project = "Spatial Transformer Networks"
 author = "the authors of the series"
 copyright = "the authors of the series. MIT licence"
 html_title = project
 REPOSITORY = f"https://github.com/{badges.repository()}"
+SITE = "https://{}.github.io/{}/".format(*badges.repository().split("/"))
+ABOUT = (
+    "Spatial transformer networks, from a 2 × 2 matrix to networks that learn where to look: notebooks for a laptop or Colab, "
+    "a picture to drag, and every number with the command that made it."
+)
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "tools.docstrings"]
+extensions = ["myst_nb", "sphinx.ext.autodoc"]
 smartquotes = False  # two dashes are an option of a command, and not a dash
 exclude_patterns = ["assets/README.md"]
 nb_execution_mode = "off"
@@ -50,6 +57,7 @@ html_sidebars = {"**": ["home.html", "find.html", "sbt-sidebar-nav.html"]}
 templates_path = ["_templates"]
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
+html_js_files = [("book.js", {"defer": "defer"})]
 html_favicon = "_static/window.svg"
 html_copy_source = False
 html_math_renderer = "mathml"
@@ -60,7 +68,7 @@ def prepare(app: Sphinx, page: str, source: list[str]) -> None:
     if page.startswith("notebooks/"):
         source[0] = lesson(f"{Path(page).name}.ipynb", source[0])
     else:
-        for mark, words in {"<!-- notebooks -->": cards(), "<!-- modules -->": modules(), "REPOSITORY": REPOSITORY}.items():
+        for mark, words in {"<!-- notebooks -->": cards(), "<!-- modules -->": index(), "REPOSITORY": REPOSITORY}.items():
             source[0] = source[0].replace(mark, words)
         source[0] = tables.fill(source[0])
 
@@ -73,12 +81,27 @@ class Explorer(Directive):
     def run(self) -> list[nodes.Node]:
         from stn_helpers.show.explorer import explorer_html
 
-        return [nodes.raw("", explorer_html(self.arguments[0]), format="html")]
+        return [nodes.raw("", explorer_html(self.arguments[0], link=True), format="html")]
 
 
-def say_what_it_says(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
-    """A fold is named by the words on it: MyST-NB hides them behind others from those who listen."""
+def finish(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
+    """What a page says of itself: one title, a description and a picture where it is shared, and folds named by their words."""
+    # MyST-NB hides the words on a fold behind others from those who listen.
     context["body"] = context.get("body", "").replace('<summary aria-label="Toggle hidden content">', "<summary>")
+    if page == app.config.root_doc:
+        context["docstitle"] = ""
+    title, about = re.sub("<.*?>", "", context.get("title", project)), ABOUT
+    if page.startswith("notebooks/"):
+        will = re.search(r"(?m)^\*\*You will\*\* (.*)$", top_cell(ROOT / f"{page}.ipynb"))[1]
+        about = re.sub("[*`]", "", will[0].upper() + will[1:])
+    found = {"og:title": title, "og:description": about, "og:type": "website", "og:image": f"{SITE}_static/share.png"}
+    metas = [f'<meta property="{name}" content="{escape(words)}">' for name, words in found.items()]
+    context["metatags"] = context.get("metatags", "") + f'<meta name="description" content="{escape(about)}">' + "".join(metas)
+
+
+def skip(app: Sphinx, what: str, name: str, thing: object, skipped: bool, options: dict) -> bool | None:
+    """Fields of a named tuple have no words of their own."""
+    return True if (getattr(thing, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
 def formula(display: str):
@@ -96,4 +119,6 @@ def setup(app: Sphinx) -> None:
     app.add_directive("explorer", Explorer)
     app.add_html_math_renderer("mathml", formula("inline"), formula("block"))
     app.connect("source-read", prepare)
-    app.connect("html-page-context", say_what_it_says)
+    app.connect("html-page-context", finish)
+    app.connect("autodoc-process-docstring", plain_words)
+    app.connect("autodoc-skip-member", skip)

@@ -1,4 +1,7 @@
-"""Checks: what is refused, and the sentence that says so. The path of an image reads without them."""
+"""Checks: in how many dresses an argument may come, what is refused, and the sentence that says so.
+
+The path of an image reads without them.
+"""
 
 from typing import Any
 
@@ -6,6 +9,11 @@ import torch
 from torch import Tensor
 
 FAR = 1e30  # a place as far out as this is as good as infinite: a few sums and products more, and float32 overflows
+
+
+def kind(value: Any) -> Any:
+    """What came, in a word: a tensor's dtype, or the class of anything else."""
+    return value.dtype if isinstance(value, Tensor) else type(value).__name__
 
 
 class NotFiniteError(ValueError):
@@ -83,3 +91,52 @@ def check_images(images: Any, mode: str = "bilinear") -> None:
         raise ValueError(
             f"{came} floating point. For uint8 images divide by 255 first; a mask of labels is read with mode='nearest'."
         )
+
+
+def floats(value: Any) -> Tensor:
+    """A tensor of floating point numbers as it is; whatever else holds numbers (a list, an array) in torch's default type."""
+    given = isinstance(value, Tensor) and value.is_floating_point()
+    return value if given else torch.as_tensor(value, dtype=torch.get_default_dtype())
+
+
+def _column(name: str, value: Any) -> Tensor:
+    """A number or one number a sample as a float tensor of shape (N,)."""
+    column = floats(value)
+    if column.ndim > 1:
+        raise ValueError(f"{name} has shape {tuple(column.shape)}; expected a number or one number a sample, shape (N,)")
+    return column.reshape(-1)
+
+
+def _pair(name: str, value: Any) -> tuple[Tensor, Tensor]:
+    """A number or a pair (x, y) as two columns (N,)."""
+    axes = getattr(value, "ndim", 0)  # of a tensor or an array
+    if isinstance(value, (tuple, list)) or axes:
+        entries = list(value.T if axes == 2 else value)  # (N, 2) is x of all, then y of all
+        entries = 2 * entries if axes == 2 and len(entries) == 1 else entries
+        if len(entries) != 2:  # also for (N,), which for N = 2 could not be told from a pair
+            came = f"shape {tuple(value.shape)}" if axes else f"{len(entries)} entries"
+            raise ValueError(
+                f"{name} has {came}; expected a number, a pair (x, y), or one pair a sample, shape (N, 2). "
+                "One number a sample for both axes is a column, shape (N, 1)."
+            )
+        return _column(name, entries[0]), _column(name, entries[1])
+    return _column(name, value), _column(name, value)
+
+
+def columns(angle: Any, scale: Any, shear: Any, shift: Any) -> tuple[Tensor, ...]:
+    """The arguments of `affine` as six columns (N,): angle, scale x and y, shear, shift x and y. See there."""
+    found = [_column("angle", angle), *_pair("scale", scale), _column("shear", shear), *_pair("shift", shift)]
+    # Plain numbers follow the tensors to their device.
+    given = [part for value in (angle, scale, shear, shift) for part in (value if isinstance(value, (tuple, list)) else [value])]
+    device = next((part.device for part in given if isinstance(part, Tensor)), found[0].device)
+    try:
+        return torch.broadcast_tensors(*(column.to(device) for column in found))
+    except RuntimeError as error:
+        raise ValueError("angle, scale, shear and shift differ in length; expected one number, or N each") from error
+
+
+def check_features(features: Any, width: int | None) -> None:
+    """ValueError where a localization network's answer is no batch of features (N, width); None: any width."""
+    if not isinstance(features, Tensor) or features.ndim < 2 or width not in (None, features[0].numel()):
+        came = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else f"a {type(features).__name__}"
+        raise ValueError(f"localization answers with {came}; expected (N, {width}). Say features=F, the width of its answer.")

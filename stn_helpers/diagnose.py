@@ -10,7 +10,7 @@ from stn_helpers.checks import NotFiniteError, finite
 from stn_helpers.families import outline
 from stn_helpers.sampler import sample
 from stn_helpers.theta import cross
-from stn_helpers.transformer import SpatialTransformer
+from stn_helpers.transformer import SpatialTransformer, ToTheta
 
 # The limits come from digits turned by up to 60 degrees, trained well with every family and badly in every way below.
 FLAT = 0.1  # contrast of what is seen over the picture's: a good warp keeps 0.95, a collapsed one 0.001
@@ -99,7 +99,8 @@ def _examine(model: nn.Module, transformer: SpatialTransformer, images: Tensor, 
 
 def _start(model, transformer: SpatialTransformer, images: Tensor, inputs: Tensor, params: Tensor, labels) -> dict[str, str]:
     """What is wrong with how theta is made: whether a gradient moves it, where it can go, and where it began."""
-    last = transformer.to_theta
+    # Where something was put around to_theta, a tanh or a low rank, the layer itself is inside.
+    last = next((layer for layer in transformer.to_theta.modules() if isinstance(layer, ToTheta)), transformer.to_theta)
     # The nudge has the bias's gradient, also where that is frozen; and zero, not an error, where a graph is cut.
     nudge = params.new_zeros(transformer.family.count, requires_grad=True)
     with last.register_forward_hook(lambda layer, given, said: said + nudge):
@@ -121,7 +122,7 @@ def _start(model, transformer: SpatialTransformer, images: Tensor, inputs: Tenso
     for k in (squashed & ((identity <= low) | (identity >= high))).nonzero()[:1, 0].tolist():
         now = f"Number {k} of theta is {params[:, k].median():.2f} and stays between {low[k]:.2f} and {high[k]:.2f}"
         found["identity out of reach"] = f"{now}; the identity has {identity[k]:.2f}."
-    with last.register_forward_pre_hook(lambda layer, given: torch.zeros_like(given[0])):
+    with transformer.to_theta.register_forward_pre_hook(lambda layer, given: torch.zeros_like(given[0])):
         featureless, whole = transformer.params(inputs[:1])[0].detach().norm(), identity.norm()
     if featureless < LOST * whole:
         found["no identity in the bias"] = f"Without features, theta has {featureless / whole:.2f} of the identity's length."
@@ -130,7 +131,7 @@ def _start(model, transformer: SpatialTransformer, images: Tensor, inputs: Tenso
     # Where the weights are still zero it cannot differ, and one picture, or many that are alike, cannot tell.
     elif (
         (apart := (params - params.mean(0)).abs().max()) < SAME
-        and any(weight.any() for weight in last.parameters() if weight.ndim > 1)
+        and any(weight.any() for weight in transformer.to_theta.parameters() if weight.ndim > 1)
         and (inputs != inputs[:1]).any()
     ):
         found["same for every picture"] = f"No number of theta is more than {apart:.4f} from its mean."

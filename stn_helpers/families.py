@@ -25,7 +25,7 @@ class Family:
                 return torch.cat([points[:, :1].expand_as(up), points[:, 1:] + up], dim=-1)
 
     name: how it is called, by itself the class's name. identity: the P numbers that change nothing.
-    Two families are equal where kind and identity are. Taught in notebook 01.
+    Two families are equal where kind and identity are.
     """
 
     name: str
@@ -150,16 +150,12 @@ class ThinPlateSpline(Family):
     name = "tps"
 
     def __init__(self, k: int = 4):
-        self.k, knots = k, _knots(k)
-        self.identity = tuple(number for knot in knots for number in knot)
-        # The system whose answer passes through every knot and does not bend at infinity. It is solved in plain numbers, and
-        # once, because no compiler, exporter or device can do anything to those.
-        upper = [
-            [_u((x - a) ** 2 + (y - b) ** 2) for a, b in knots] + [1.0, x, y]  # what the plate is made of, at each knot
-            for x, y in knots
-        ]
-        side = [[row[len(knots) + i] for row in upper] + [0.0] * 3 for i in range(3)]
-        self._solved = [row[: len(knots)] for row in _inverse(upper + side)]
+        self.k, self._knots = k, control_points(k, torch.float64, "cpu")
+        self.identity = tuple(self._knots.flatten().tolist())
+        # The system whose answer passes through every knot and does not bend at infinity, solved once.
+        upper = self._basis(self._knots)
+        side = upper[:, k**2 :].T
+        self._solved = torch.linalg.inv(torch.cat([upper, torch.cat([side, side.new_zeros(3, 3)], dim=1)]))[:, : k**2]
 
     def source(self, params: Tensor, points: Tensor, aspect: float = 1.0) -> Tensor:
         return self._bend(self.weights(points), self.check(params))
@@ -174,7 +170,7 @@ class ThinPlateSpline(Family):
 
     def weights(self, points: Tensor) -> Tensor:
         """How much each control point moves each of the points (M, 2): (M, K^2), float64. The same for every sample."""
-        return self._basis(points.double().cpu()) @ self._doubles(self._solved)
+        return self._basis(points.double().cpu()) @ self._solved
 
     def split(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """The two parts of a spline: an affine theta (N, 2, 3), and how hard each knot bends the plate, (N, K^2, 2), float64.
@@ -182,7 +178,7 @@ class ThinPlateSpline(Family):
         A place looks at: affine part + sum over the knots of bend * U(distance). Taught in notebook 01.
         """
         params = self.check(params).cpu().double()
-        coefficients = self._doubles(self._solved) @ params.reshape(params.shape[0], self.k**2, 2)
+        coefficients = self._solved @ params.reshape(params.shape[0], self.k**2, 2)
         bends, constant, slopes = coefficients.split([self.k**2, 1, 2], dim=1)
         return torch.cat([slopes.mT, constant.mT], dim=-1), bends
 
@@ -191,7 +187,7 @@ class ThinPlateSpline(Family):
 
         0 for every affine theta. Bookstein 1989; 16 pi belongs to U = r^2 log r^2. Taught in notebook 01.
         """
-        kernel, bends = self._basis(self._doubles(_knots(self.k)))[:, : self.k**2], self.split(params)[1]
+        kernel, bends = self._basis(self._knots)[:, : self.k**2], self.split(params)[1]
         return 16 * math.pi * (bends * (kernel @ bends)).sum((1, 2))
 
     def _bend(self, weights: Tensor, params: Tensor) -> Tensor:
@@ -208,24 +204,16 @@ class ThinPlateSpline(Family):
 
     def _basis(self, points: Tensor) -> Tensor:
         """(M, K^2 + 3): the plate's bending around each knot, then 1, x, y."""
-        squared = (points[:, None] - self._doubles(_knots(self.k))).square().sum(-1)
+        squared = (points[:, None] - self._knots).square().sum(-1)
         return torch.cat([tps_kernel(squared), torch.ones_like(points[:, :1]), points], dim=1)
 
-    @staticmethod
-    def _doubles(rows: list) -> Tensor:
-        return torch.tensor(rows, dtype=torch.float64, device="cpu")
 
-
-def _knots(k: int) -> list[tuple[float, float]]:
+def control_points(k: int, dtype: torch.dtype = torch.float32, device: str | None = None) -> Tensor:
+    """K x K points on a regular grid over the target, row by row: (K*K, 2), last axis (x, y), from -1 to 1."""
     if not isinstance(k, int) or k < 2:
         raise ValueError(f"k is {k!r}; expected at least 2 control points a side")
-    line = [2 * i / (k - 1) - 1 for i in range(k)]
-    return [(x, y) for y in line for x in line]
-
-
-def control_points(k: int) -> Tensor:
-    """K x K points on a regular grid over the target, row by row: (K*K, 2), last axis (x, y), from -1 to 1."""
-    return torch.tensor(_knots(k))
+    line = [(2 * i - k + 1) / (k - 1) for i in range(k)]
+    return torch.tensor([(x, y) for y in line for x in line], dtype=dtype, device=device)
 
 
 def tps_kernel(squared: Tensor) -> Tensor:
@@ -234,38 +222,14 @@ def tps_kernel(squared: Tensor) -> Tensor:
     return squared * safe.log()
 
 
-def _u(squared: float) -> float:
-    """`tps_kernel` of a plain number."""
-    return squared * math.log(squared) if squared else 0.0
-
-
-def _inverse(rows: list[list[float]]) -> list[list[float]]:
-    """The inverse of a square matrix of plain numbers (Gauss, Jordan)."""
-    size = len(rows)
-    rows = [[*row, *(float(i == j) for j in range(size))] for i, row in enumerate(rows)]
-    for i in range(size):
-        largest = max(range(i, size), key=lambda j: abs(rows[j][i]))
-        rows[i], rows[largest] = rows[largest], rows[i]
-        pivot = [number / rows[i][i] for number in rows[i]]
-        rows = [pivot if j == i else [a - row[i] * b for a, b in zip(row, pivot, strict=True)] for j, row in enumerate(rows)]
-    return [row[size:] for row in rows]
-
-
 MATRICES = {one.name: one for one in (Affine, Similarity, Attention, Rotation, Projective)}
 
 
 def family(name: str, k: int = 4) -> Family:
     """A family by name. k: control points a side, for "tps" only (4, as in the paper's 16).
 
-    | name | P | raw numbers |
-    |---|---|---|
-    | affine | 6 | the rows of the 2 x 3 matrix |
-    | similarity | 4 | a, b, x, y: a + ib is scale and angle in one |
-    | attention | 3 | scale, x, y (paper, equation 2) |
-    | rotation | 1 | angle, radians |
-    | projective | 8 | the 3 x 3 matrix without its last entry, 1 |
-    | tps | 2 K^2 | where each control point looks, (x, y) |
-
+    affine (P = 6), similarity (4), attention (3), rotation (1), projective (8), tps (2 K^2): what the numbers are is said where
+    each class is.
     Raises ValueError for another name. Taught in notebook 01.
     """
     if name == "tps":
@@ -288,7 +252,7 @@ def family_grid(
 
     params: (N, P). size: target (H, W). aspect: width / height of the source (rotation and similarity turn in pixels).
     check: see `sampling_grid`. kept: what `family.prepare(size, align_corners)` gave, where it was kept.
-    Returns (N, H, W, 2), float32 or wider. Raises ValueError as `sampling_grid` does. Taught in notebook 03.
+    Returns (N, H, W, 2), float32 or wider. Raises ValueError as `sampling_grid` does. Taught in notebook 01.
     """
     params = family.check(params)
     if check:

@@ -11,7 +11,7 @@ def pixel_centres(count: int, align_corners: bool = False, like: Tensor | None =
     """Normalised coordinates of `count` pixels in a row, (count,).
 
     align_corners=False: -1 and 1 are the outer edges of the first and last pixel, so the centres lie half a pixel inside.
-    align_corners=True: -1 and 1 are the centres themselves. Taught in notebook 03.
+    align_corners=True: -1 and 1 are the centres themselves.
     """
     steps = torch.arange(count, dtype=torch.float32 if like is None else like.dtype, device=getattr(like, "device", None))
     if align_corners:
@@ -22,8 +22,7 @@ def pixel_centres(count: int, align_corners: bool = False, like: Tensor | None =
 def target_points(size: tuple[int, int], align_corners: bool = False, like: Tensor | None = None) -> Tensor:
     """Every target pixel's normalised place, row by row: (H * W, 2), last axis (x, y)."""
     height, width = check_size(size)
-    y = pixel_centres(height, align_corners, like)
-    x = pixel_centres(width, align_corners, like)
+    y, x = pixel_centres(height, align_corners, like), pixel_centres(width, align_corners, like)
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1).reshape(-1, 2)
 
 
@@ -41,14 +40,12 @@ def sampling_grid(theta: Tensor, size: tuple[int, int], align_corners: bool = Fa
     matrix = wide(as_matrix(theta))  # half precision would move the grid by up to a pixel at 224 px
     if check:
         check_finite(matrix)
-    x = pixel_centres(width, align_corners, matrix)
-    y = pixel_centres(height, align_corners, matrix)
+    y, x = pixel_centres(height, align_corners, matrix), pixel_centres(width, align_corners, matrix)
     rows = theta.shape[-2]
     # One column's part and one row's part, then a single broadcast add: no matrix product, so neither autocast nor TF32
     # can touch it, and it is faster than F.affine_grid.
     across = matrix[:, None, None, :rows, 0] * x[:, None] + matrix[:, None, None, :rows, 2]
-    down = matrix[:, None, None, :rows, 1] * y[:, None, None]
-    grid = across + down
+    grid = across + matrix[:, None, None, :rows, 1] * y[:, None, None]
     if rows == 2:
         return grid
     grid = grid[..., :2] / grid[..., 2:]

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stn_helpers.checks import check_choice, check_finite, check_images
+from stn_helpers.checks import check_choice, check_finite, check_images, kind
 from stn_helpers.grid import sampling_grid
 
 MODES = ("bilinear", "nearest", "bicubic")
@@ -33,17 +33,15 @@ def sample(
     check_choice("padding_mode", padding_mode, PADDINGS)
     check_images(images, mode)
     if not isinstance(grid, Tensor) or not grid.is_floating_point():
-        came = grid.dtype if isinstance(grid, Tensor) else type(grid).__name__
-        raise ValueError(f"grid is {came}; expected floating point places between -1 and 1")
+        raise ValueError(f"grid is {kind(grid)}; expected floating point places between -1 and 1")
     if grid.ndim != 4 or grid.shape[-1] != 2 or grid.shape[0] != images.shape[0]:
-        count = images.shape[0]
-        raise ValueError(f"grid has shape {tuple(grid.shape)}; expected ({count}, H, W, 2) for {count} images")
+        raise ValueError(f"grid has shape {tuple(grid.shape)}; expected ({len(images)}, H, W, 2) for {len(images)} images")
     if grid.device != images.device:
         raise ValueError(f"grid is on {grid.device} and images on {images.device}; move one to the other with .to(device)")
     if check:
         check_finite(grid, "grid")
-    kind = images.dtype if images.is_floating_point() else torch.float64  # which holds every label
-    wide = torch.promote_types(torch.promote_types(kind, grid.dtype), torch.float32)
+    own = images.dtype if images.is_floating_point() else torch.float64  # which holds every label
+    wide = torch.promote_types(torch.promote_types(own, grid.dtype), torch.float32)
     seen = F.grid_sample(images.to(wide), grid.to(wide), mode, padding_mode, align_corners)
     return seen if images.is_floating_point() else seen.to(images.dtype)
 
@@ -66,13 +64,12 @@ def warp(
     single = isinstance(images, Tensor) and images.ndim == 3
     images = images[None] if single else images
     check_images(images, mode)
-    grid = sampling_grid(theta, images.shape[-2:] if size is None else size, align_corners)
+    height, width = images.shape[-2:]
+    grid = sampling_grid(theta, (height, width) if size is None else size, align_corners)
     count, thetas = images.shape[0], grid.shape[0]
     if count != thetas and 1 not in (count, thetas):
         raise ValueError(f"{count} images and {thetas} thetas; expected as many of each, or one of either")
-    if count == 1:
-        images = images.expand(thetas, -1, -1, -1)
-    elif thetas == 1:
-        grid = grid.expand(count, -1, -1, -1)
+    images = images.expand(thetas, -1, -1, -1) if count == 1 else images
+    grid = grid.expand(count, -1, -1, -1) if thetas == 1 else grid
     warped = sample(images, grid, mode, padding_mode, align_corners, check=False)
     return warped[0] if single and thetas == 1 else warped

@@ -9,37 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stn_helpers.checks import check_finite, check_size, readable
-
-
-def _floats(value: Any) -> Tensor:
-    """A tensor of floating point numbers as it is; whatever else holds numbers (a list, an array) in torch's default type."""
-    given = isinstance(value, Tensor) and value.is_floating_point()
-    return value if given else torch.as_tensor(value, dtype=torch.get_default_dtype())
-
-
-def _column(name: str, value: Any) -> Tensor:
-    """A number or one number a sample as a float tensor of shape (N,)."""
-    column = _floats(value)
-    if column.ndim > 1:
-        raise ValueError(f"{name} has shape {tuple(column.shape)}; expected a number or one number a sample, shape (N,)")
-    return column.reshape(-1)
-
-
-def _pair(name: str, value: Any) -> tuple[Tensor, Tensor]:
-    """A number or a pair (x, y) as two columns (N,)."""
-    axes = getattr(value, "ndim", 0)  # of a tensor or an array
-    if isinstance(value, (tuple, list)) or axes:
-        entries = list(value.T if axes == 2 else value)  # (N, 2) is x of all, then y of all
-        entries = 2 * entries if axes == 2 and len(entries) == 1 else entries
-        if len(entries) != 2:  # also for (N,), which for N = 2 could not be told from a pair
-            came = f"shape {tuple(value.shape)}" if axes else f"{len(entries)} entries"
-            raise ValueError(
-                f"{name} has {came}; expected a number, a pair (x, y), or one pair a sample, shape (N, 2). "
-                "One number a sample for both axes is a column, shape (N, 1)."
-            )
-        return _column(name, entries[0]), _column(name, entries[1])
-    return _column(name, value), _column(name, value)
+from stn_helpers.checks import check_finite, columns, floats, kind, readable
 
 
 def affine(angle: Any = 0.0, scale: Any = 1.0, shear: Any = 0.0, shift: Any = (0.0, 0.0), aspect: float = 1.0) -> Tensor:
@@ -57,15 +27,7 @@ def affine(angle: Any = 0.0, scale: Any = 1.0, shear: Any = 0.0, shift: Any = (0
     """
     if not 0 < aspect < math.inf:
         raise ValueError(f"aspect is {aspect!r}; expected width / height, a positive number")
-    columns = [_column("angle", angle), *_pair("scale", scale), _column("shear", shear), *_pair("shift", shift)]
-    # Plain numbers follow the tensors to their device.
-    parts = (angle, scale, shear, shift, *(part for pair in (scale, shift) if isinstance(pair, (tuple, list)) for part in pair))
-    device = next((part.device for part in parts if isinstance(part, Tensor)), columns[0].device)
-    columns = [column.to(device) for column in columns]
-    try:
-        angle, scale_x, scale_y, shear, shift_x, shift_y = torch.broadcast_tensors(*columns)
-    except RuntimeError as error:
-        raise ValueError("angle, scale, shear and shift differ in length; expected one number, or N each") from error
+    angle, scale_x, scale_y, shear, shift_x, shift_y = columns(angle, scale, shear, shift)
     angle = torch.deg2rad(angle)
     cos, sin = angle.cos(), angle.sin()
     # rotation @ shear @ scale, written out: stacking (not torch.tensor([...])) keeps the graph for gradients.
@@ -74,20 +36,19 @@ def affine(angle: Any = 0.0, scale: Any = 1.0, shear: Any = 0.0, shift: Any = (0
     return torch.stack([top, bottom], dim=-2)
 
 
-def as_matrix(theta: Tensor) -> Tensor:
+def as_matrix(theta: Tensor, name: str = "theta") -> Tensor:
     """theta as (N, 3, 3), with the row (0, 0, 1) added where it is implied.
 
     theta: (N, 2, 3) or (N, 3, 3); a single (2, 3) or (3, 3) counts as N = 1. Raises ValueError for anything else.
     Taught in notebook 01.
     """
     if not isinstance(theta, Tensor) or not theta.is_floating_point():
-        came = theta.dtype if isinstance(theta, Tensor) else type(theta).__name__
-        raise ValueError(f"theta is {came}; expected a floating point tensor")
+        raise ValueError(f"{name} is {kind(theta)}; expected a floating point tensor")
     shape = tuple(theta.shape)
     if theta.ndim == 2:
         theta = theta[None]
     if theta.ndim != 3 or theta.shape[1:] not in ((2, 3), (3, 3)):
-        raise ValueError(f"theta has shape {shape}; expected (N, 2, 3) or (N, 3, 3)")
+        raise ValueError(f"{name} has shape {shape}; expected (N, 2, 3) or (N, 3, 3)")
     if theta.shape[1] == 3:
         return theta
     last = theta.new_tensor([0.0, 0.0, 1.0]).expand(theta.shape[0], 1, 3)  # len() would be a constant in a trace
@@ -99,7 +60,7 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def _like(matrix: Tensor, *origins: Tensor) -> Tensor:
+def like(matrix: Tensor, *origins: Tensor) -> Tensor:
     """Drop the implied row again where every origin came without it."""
     return matrix[:, :2] if all(origin.shape[-2] == 2 for origin in origins) else matrix
 
@@ -111,15 +72,13 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
     Raises ValueError for two that do not fit together. Taught in notebook 01.
     """
     one, other = as_matrix(first), as_matrix(then)
-    if (one.dtype, one.device) != (other.dtype, other.device) or (
-        one.shape[0] != other.shape[0] and 1 not in (one.shape[0], other.shape[0])
-    ):
+    if (one.dtype, one.device) != (other.dtype, other.device) or len({1, one.shape[0], other.shape[0]}) > 2:
         came = " and ".join(f"{tuple(t.shape)} {t.dtype} on {t.device}" for t in (first, then))
         raise ValueError(f"first and then are {came}; expected one type and device, and as many of each or one of either")
-    return _like(_product(one, other), first, then)
+    return like(product(one, other), first, then)
 
 
-def _product(one: Tensor, other: Tensor) -> Tensor:
+def product(one: Tensor, other: Tensor) -> Tensor:
     """one @ other, by sums, because a matrix product may be made in half precision: by autocast, TF32 or a global setting."""
     return (one[..., :, :, None] * other[..., None, :, :]).sum(-2)
 
@@ -142,7 +101,7 @@ def invert(theta: Tensor) -> Tensor:
         raise ValueError(
             f"theta of sample {sample} is singular: it flattens the image onto a line or a point, so nothing can undo it"
         )
-    return _like(inverse, theta)
+    return like(inverse, theta)
 
 
 class Parts(NamedTuple):
@@ -198,7 +157,7 @@ def projective(corners: Any) -> Tensor:
     that cross, or a corner that points inwards, because then a line of the picture would be sent to infinity.
     Taught in notebook 01.
     """
-    corners = _floats(corners)
+    corners = floats(corners)
     if corners.shape[-2:] != (4, 2) or corners.ndim not in (2, 3):
         raise ValueError(f"corners has shape {tuple(corners.shape)}; expected (N, 4, 2): four corners (x, y)")
     corners = wide(corners).reshape(-1, 4, 2)
@@ -235,46 +194,6 @@ def map_points(theta: Tensor, points: Tensor) -> Tensor:
     x, y = points[..., 0:1].to(matrix), points[..., 1:2].to(matrix)
     rows = x * matrix[:, None, :, 0] + y * matrix[:, None, :, 1] + matrix[:, None, :, 2]
     return rows[..., :2] / rows[..., 2:] if theta.shape[-2] == 3 else rows[..., :2]
-
-
-def _from_pixels(size: tuple[int, int], align_corners: bool, like: Tensor) -> Tensor:
-    """(3, 3): pixel indices (0 is the centre of the first pixel) to normalised coordinates, in double."""
-    (sx, tx), (sy, ty) = ((2 / max(n - 1, 1), -float(n > 1)) if align_corners else (2 / n, 1 / n - 1) for n in size[::-1])
-    return torch.tensor([[sx, 0, tx], [0, sy, ty], [0, 0, 1]], dtype=torch.float64, device=like.device)
-
-
-def theta_from_pixels(
-    matrix: Any, source: tuple[int, int], target: tuple[int, int], align_corners: bool = False, inverse_map: bool = False
-) -> Tensor:
-    """theta from a matrix in pixels, as OpenCV, kornia and scikit-image use them.
-
-    matrix: (N, 2, 3), (N, 3, 3) or one of them, a tensor or whatever holds numbers. It sends source pixels to target pixels, as
-    OpenCV and kornia expect; inverse_map=True (OpenCV's WARP_INVERSE_MAP): target pixels to source pixels.
-    source, target: their (H, W). A pixel's index counts from 0, the centre of the first pixel; torchvision's perspective
-    counts from its outer edge, so its points are larger by half a pixel. align_corners: as it is said to `warp` afterwards.
-    Returns theta as many rows as came, target -> source. Raises ValueError for other shapes, or a singular matrix.
-    """
-    matrix = _floats(matrix)
-    square = as_matrix(matrix).double()
-    source_size, target_size = check_size(source, "source"), check_size(target, "target")
-    look = square if inverse_map else invert(square)
-    to_source = _from_pixels(source_size, align_corners, square)
-    theta = _product(_product(to_source, look), torch.linalg.inv(_from_pixels(target_size, align_corners, square)))
-    return _like(theta.to(wide(matrix).dtype), matrix)
-
-
-def theta_to_pixels(
-    theta: Tensor, source: tuple[int, int], target: tuple[int, int], align_corners: bool = False, inverse_map: bool = False
-) -> Tensor:
-    """The matrix in pixels that does what theta does: the inverse of `theta_from_pixels`, whose arguments these are.
-
-    Returns (N, 2, 3) or (N, 3, 3), source pixels -> target pixels; with inverse_map=True target -> source.
-    """
-    square = as_matrix(theta).double()
-    source_size, target_size = check_size(source, "source"), check_size(target, "target")
-    from_source = torch.linalg.inv(_from_pixels(source_size, align_corners, square))
-    look = _product(_product(from_source, square), _from_pixels(target_size, align_corners, square))
-    return _like((look if inverse_map else invert(look)).to(wide(theta).dtype), theta)
 
 
 def __getattr__(name: str):  # until notebooks 01 to 03 say from stn_helpers.families

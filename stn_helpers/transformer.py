@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from stn_helpers.checks import check_choice, check_images, check_size, readable
+from stn_helpers.checks import check_choice, check_features, check_images, check_size, readable
 from stn_helpers.families import Family, family_grid
 from stn_helpers.families import family as named
 from stn_helpers.sampler import PADDINGS, sample
@@ -43,8 +43,7 @@ class SpatialTransformer(nn.Module):
     family: affine, similarity, attention, rotation, projective, tps, or a `Family`.
     size: target (H, W), pixels; None keeps the input's. features: F; None reads it off localization's last Linear.
     padding_mode: border, zeros or reflection, see `sample`.
-    The layer from features to theta is made here, with zero weights and the identity as bias, so that training starts at
-    "change nothing". Its name is `to_theta`.
+    The layer from features to theta, `to_theta`, is made here; it says the identity, so that training starts at "change nothing".
     Raises ValueError where an argument does not fit, or F cannot be read off. Paper: section 3. Taught in notebook 05.
     """
 
@@ -65,9 +64,11 @@ class SpatialTransformer(nn.Module):
         self.family = family if isinstance(family, Family) else named(family)
         self.size = None if size is None else check_size(size)
         self.align_corners, self.padding_mode = align_corners, padding_mode
-        self.to_theta = ToTheta(last_width(localization) if features is None else features, self.family.identity)
-        # What the family can prepare for the size that was seen last: a spline's weights, which cost as much as its grid.
-        self.register_buffer("plate", None, persistent=False)
+        features = last_width(localization) if features is None else features
+        if not isinstance(features, int) or features < 1:
+            raise ValueError(f"features is {features!r}; expected F, the width of localization's answer")
+        self.to_theta = ToTheta(features, self.family.identity)
+        self.register_buffer("plate", None, persistent=False)  # a spline's weights for the size that was seen last
         self._plate_of: Any = None
 
     def extra_repr(self) -> str:
@@ -85,21 +86,14 @@ class SpatialTransformer(nn.Module):
         try:
             features = self.localization(images)
         except RuntimeError as error:
-            types = {weight.dtype for weight in self.localization.parameters()}
-            if not types or images.dtype in types:
+            weights = {weight.dtype for weight in self.localization.parameters()}
+            if not weights or images.dtype in weights:
                 raise
-            came = ", ".join(str(kind) for kind in types)
-            raise ValueError(f"images are {images.dtype} and localization's weights {came}; bring both to one type") from error
-        width = getattr(self.to_theta, "in_features", None)
-        if not isinstance(features, Tensor) or features.ndim < 2 or width not in (None, features[0].numel()):
-            came = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise ValueError(
-                f"localization answers {came}; expected features (N, {width}): say features=F, the width of its answer"
-            )
-        # A layer that somebody put around to_theta shall stay in its own type too.
-        kind = next((weight.dtype for weight in self.to_theta.parameters() if weight.is_floating_point()), features.dtype)
+            raise ValueError(f"images are {images.dtype} and localization's weights {weights}; bring both to one type") from error
+        check_features(features, getattr(self.to_theta, "in_features", None))  # a layer around to_theta may not have it
+        own = next((weight.dtype for weight in self.to_theta.parameters() if weight.is_floating_point()), features.dtype)
         with nullcontext() if images.is_meta else torch.autocast(images.device.type, enabled=False):
-            return self.to_theta(features.flatten(1).to(kind))
+            return self.to_theta(features.flatten(1).to(own))
 
     def grid(self, images: Tensor, params: Tensor, check: bool = True) -> Tensor:
         """Where each target pixel looks, (N, h, w, 2). check: see `sampling_grid`."""
@@ -115,7 +109,7 @@ class SpatialTransformer(nn.Module):
             return self.plate
         with torch.inference_mode(False), torch.no_grad():  # it outlives this call, and may serve in training
             made = self.family.prepare(size, self.align_corners)
-            made = None if made is None else made.to(params.device, params.dtype if params.device.type == "mps" else None)
+            made = made if made is None else made.to(params.device, torch.float32 if params.device.type == "mps" else None)
         if made is not None and readable(made):  # nothing is kept of what an exporter or vmap makes up
             self.plate, self._plate_of = made, wanted
         return made
@@ -161,58 +155,6 @@ def parameter_groups(
         }
         for (own, decays), parameters in groups.items()
     ]
-
-
-class Normalize(nn.Module):
-    """Images in [0, 1] to zero mean and unit spread, channel by channel. It comes after a warp, so that 0 stays black."""
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
-
-
-def seed_localization(channels: int = 3, size: int = 32) -> nn.Sequential:
-    """The localization network of the project's seed: images (N, channels, size, size) -> features (N, 256).
-
-    At 3 x 32 x 32 the shapes go 64 x 26 x 26, 64 x 13 x 13, 128 x 9 x 9, 128 x 4 x 4. Taught in notebook 05.
-    """
-    side = ((size - 6) // 2 - 4) // 2
-    if side < 1:
-        raise ValueError(f"size is {size}; this network needs images of at least 18 pixels a side")
-    return nn.Sequential(
-        nn.Conv2d(channels, 64, kernel_size=7),
-        nn.MaxPool2d(2, stride=2),
-        nn.ReLU(),
-        nn.Conv2d(64, 128, kernel_size=5),
-        nn.MaxPool2d(2, stride=2),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(128 * side * side, 256),
-        nn.ReLU(),
-    )
-
-
-class Blind(nn.Module):
-    """A localization network that sees nothing. Theta is then its bias: one window, learned, for every image."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.new_zeros(len(images), 1)
-
-
-class Noise(nn.Module):
-    """A localization network that draws at random: N(0, 1) numbers (N, count) while training, zeros when tested."""
-
-    def __init__(self, count: int):
-        super().__init__()
-        self.count = count
-
-    def forward(self, images: Tensor) -> Tensor:
-        shape = (len(images), self.count)
-        return torch.randn(shape, device=images.device) if self.training else images.new_zeros(shape)
 
 
 def light_localization(channels: int = 3, width: int = 16, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:

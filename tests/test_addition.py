@@ -1,9 +1,12 @@
 """addition.py: pairs and their sums, each digit bent on its own, networks of one size, and which transformer finds which digit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from by_name import Given, build
 from scipy.stats import kstest, uniform
 
 from stn_helpers.data.batches import as_float
@@ -11,11 +14,9 @@ from stn_helpers.data.distortions import DISTORTIONS, distorted
 from stn_helpers.data.poses import corner_drift
 from stn_helpers.data.sets import load
 from stn_helpers.theta import decompose
-from stn_helpers.training.trainer import RECIPES
-from studies import runner
-from studies.addition import PARAMETERS, STARTS, AdditionNet, Parallel, pairs, who_finds_which
-from studies.networks import build
-from studies.study import STUDIES
+from studies.addition import PARAMETERS, STARTS, STUDY, Parallel, addition_net, pairs, who_finds_which
+from studies.networks import PlacedNet
+from studies.runner import run_study
 
 every_kind = pytest.mark.parametrize("kind", STARTS)
 
@@ -28,7 +29,7 @@ def pictures(count: int = 3, side: int = 42) -> torch.Tensor:
     return torch.rand(count, 2, side, side, generator=random(1))
 
 
-def shaken(kind: str) -> AdditionNet:
+def shaken(kind: str) -> PlacedNet:
     """A network whose transformers look elsewhere for every image."""
     network = build(f"sum-{kind}", 2).eval()
     with torch.no_grad():
@@ -71,9 +72,9 @@ def test_each_digit_has_a_pose_of_its_own():
 
 def test_a_pose_belongs_to_its_channel():
     both = pairs(load("digits", train=False).subset(slice(20)))
-    bent, poses = distorted(both, "rts 42 apart", chunk=7)
-    alone, expected = DISTORTIONS["rts 42"](both.images[:7].flatten(0, 1)[:, None], random(1000))
-    assert torch.equal(bent.images[:7].flatten(0, 1), alone[:, 0]) and torch.equal(poses[:14], expected)
+    bent, poses = distorted(both, "rts 42 apart")
+    alone, expected = DISTORTIONS["rts 42"](both.images.flatten(0, 1)[:, None], random(1000))
+    assert torch.equal(bent.images.flatten(0, 1), alone[:, 0]) and torch.equal(poses, expected)
 
 
 # The networks
@@ -99,7 +100,7 @@ def test_every_transformer_starts_at_its_tile_and_the_classifier_gets_all_views(
         assert torch.equal(transformer.family.matrix(transformer.params(images)), theta)
         grid = F.affine_grid(theta, [3, 2, 42, 42], align_corners=False)
         torch.testing.assert_close(view, F.grid_sample(images, grid, padding_mode="zeros", align_corners=False), rtol=0, atol=1e-4)
-    torch.testing.assert_close(network(images), network.classifier(F.avg_pool2d(views, 2)))
+    torch.testing.assert_close(network(images), network.trunk(F.avg_pool2d(views, 2)))
 
 
 @every_kind
@@ -122,14 +123,14 @@ def test_a_smaller_picture_is_laid_in_the_middle():
 
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="kind is 'three'; expected one of fcn, cnn, one, two, tiles"):
-        AdditionNet("three")
+        addition_net("three")
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 42, 42), (2, 2, 43, 43), (2, 2, 42, 40), (2, 42, 42)])
+@pytest.mark.parametrize("shape", [(2, 1, 42, 42), (2, 2, 43, 43), (2, 2, 42, 44), (2, 42, 42)])
 def test_images_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError) as error:
         build("sum-two")(torch.zeros(shape))
-    assert f"{shape}; this network expects (N, 2, H, H) with at most 42 pixels a side" in str(error.value)
+    assert f"{shape}; this network expects (N, 2, H, W) with at least 1 pixels a side, at most 42" in str(error.value)
 
 
 # What is measured
@@ -144,31 +145,36 @@ def test_a_transformer_that_turns_with_one_digit_is_seen_to_find_that_one():
     which = lambda seen: [int((images == one).flatten(1).all(1).nonzero()[0]) for one in seen]  # noqa: E731
     for transformer, wanted in zip(network.transformer.each, (first, second), strict=True):
         transformer.params = lambda seen, wanted=wanted: wanted[which(seen)].flatten(1)
-    drift = who_finds_which(network, both, both, "rts 42 apart", 0)["drift"]
+    drift = who_finds_which(network, Given(both), STUDY.arms["two STs"], 0)["drift"]
     assert np.diag(drift["after"]).max() < 1e-5 and min(drift["after"][0][1], drift["after"][1][0]) > 0.3
     assert drift["before"] == [corner_drift(first, one)["before"] for one in (first, second)]
 
 
 def test_without_transformers_there_is_nothing_to_find():
     both = pairs(load("digits", train=False).subset(slice(10)))
-    assert who_finds_which(build("sum-cnn"), both, both, "rts 42 apart", 0) == {}
+    assert who_finds_which(build("sum-cnn"), Given(both), STUDY.arms["CNN"], 0) == {}
 
 
 # The study
 
 
+def test_a_transformer_that_collapsed_ends_no_study():
+    network, both = build("sum-two").eval(), pairs(load("digits", train=False).subset(slice(20)))
+    torch.nn.init.zeros_(network.transformer.each[1].to_theta.bias)
+    after = who_finds_which(network, Given(both), STUDY.arms["two STs"], 0)["drift"]["after"]
+    assert after[1] is None and len(after[0]) == 2
+
+
 def test_the_study_holds_every_network_against_the_plain_one():
-    arms = STUDIES["addition"].arms
-    assert [arm.model for arm in arms.values()] == [f"sum-{kind}" for kind in STARTS]
-    assert all(arm.recipe == "sums" and arm.test == RECIPES["sums"].distortion == "rts 42 apart" for arm in arms.values())
+    arms = STUDY.arms
+    assert [arm.network.args for arm in arms.values()] == [(kind,) for kind in STARTS]
+    assert all(arm.train_on == arm.test == "rts 42 apart" for arm in arms.values())
     assert {name for name, arm in arms.items() if not arm.against} == {"FCN"}
 
 
-def test_the_runner_trains_on_pairs(tmp_path, monkeypatch):
-    study = STUDIES["addition"]
-    monkeypatch.setattr(runner, "STUDIES", {"addition": type(study)(**{**study.__dict__, "data": "digits"})})
-    options = {"device": "cpu", "assets": tmp_path, "runs": tmp_path / "runs", "progress": False}
-    runs = runner.run_study("addition", seeds=1, arms=["FCN", "two STs"], epochs=1, **options)["runs"]
+def test_the_runner_trains_on_pairs(tmp_path):
+    options = {"device": "cpu", "assets": tmp_path, "runs": tmp_path / "runs", "progress": False, "precision": "float32"}
+    runs = run_study(replace(STUDY, data="digits"), seeds=1, arms=["FCN", "two STs"], epochs=1, **options)["runs"]
     assert [run["data"] for run in runs] == ["digits pairs"] * 2 and "drift" not in runs[0]
     assert np.array(runs[1]["drift"]["after"]).shape == (2, 2) and runs[1]["tests"].keys() == {"rts 42 apart", "upright"}
 

@@ -7,7 +7,6 @@ import inspect
 import json
 import pkgutil
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -31,6 +30,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PAGES = ["index.html", "play.html", "results.html", "glossary.html", "api.html", *(f"notebooks/{p.stem}.html" for p in NOTEBOOKS)]
 needs_chromium = pytest.mark.skipif(test_browser.CHROMIUM is None, reason="there is no Chromium on this machine")
 page = test_browser.page
+axe = test_browser.axe
 
 
 class Walk(HTMLParser):
@@ -315,20 +315,6 @@ def test_the_play_page_answers_without_a_kernel(book):
         book.page.wait_for_timeout(200)
         assert root.inner_text() != before[0] and root.screenshot() != before[1]
     assert (book.outside, book.faults) == ([], [])
-
-
-@pytest.fixture(scope="module")
-def axe() -> str:
-    """axe-core, from npm; kept in build/ for the next time."""
-    folder, npm = ROOT / "build" / "axe", shutil.which("npm")
-    script = folder / "node_modules" / "axe-core" / "axe.min.js"
-    if not script.exists() and npm:
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [npm, "install", "--prefix", str(folder), "--no-save", "--no-audit", "--no-fund", "axe-core@4"]
-        subprocess.run(command, capture_output=True, timeout=120)
-    if not script.exists():
-        pytest.skip("axe-core is not here: npm is missing, or has no network")
-    return script.read_text(encoding="utf-8")
 
 
 EVERYTHING = {"resultTypes": ["violations"]}

@@ -100,6 +100,20 @@ def page():
         yield browser.new_page(viewport=WINDOW)
 
 
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """axe-core, from npm; kept in build/ for the next time."""
+    folder, npm = ROOT / "build" / "axe", shutil.which("npm")
+    script = folder / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.exists() and npm:
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [npm, "install", "--prefix", str(folder), "--no-save", "--no-audit", "--no-fund", "axe-core@4"]
+        subprocess.run(command, capture_output=True, timeout=120)
+    if not script.exists():
+        pytest.skip("axe-core is not here: npm is missing, or has no network")
+    return script.read_text(encoding="utf-8")
+
+
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 WITH_SLIDERS = [name for name in NOTEBOOKS if "Explorer(" in (ROOT / "notebooks" / name).read_text(encoding="utf-8")]
 

@@ -1,10 +1,12 @@
 """colocalise.py: the loss written out pair by pair, windows that stay on the canvas, the paper's set, a search that succeeds."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from by_name import Given, arm, build
 from scipy.stats import kstest, uniform
 from torch import nn
 
@@ -14,7 +16,6 @@ from stn_helpers.data.sets import load
 from stn_helpers.theta import decompose
 from studies import colocalise as module
 from studies.colocalise import Finder, MeanPlaces, colocalise, encode, measure, of_one_digit, random_windows, triplet_loss
-from studies.networks import build
 
 
 def random(seed: int = 0) -> torch.Generator:
@@ -169,8 +170,9 @@ def test_what_is_measured_are_test_images_that_no_search_had_seen(monkeypatch):
 
     monkeypatch.setattr(module, "of_one_digit", pretend)
     monkeypatch.setattr(module, "_search", lambda classifier, images, steps, seed: (random_windows(2, random()), 1.0))
-    measure(build("digit-plain"), "train", "test", "upright", 0)
-    assert asked == [("test", 2000)] * 20
+    digits = load("digits", train=False)
+    measure(build("digit-plain"), Given(digits), arm("upright"), 0)
+    assert [first for _, first in asked] == [2000] * 20 and all(data.labels is digits.labels for data, _ in asked)
 
 
 # The search
@@ -225,7 +227,7 @@ def test_a_row_has_ten_digits_a_set_and_what_chance_would_find(monkeypatch):
     monkeypatch.setattr(module, "STEPS", {"scattered 84": 2, "cluttered 84": 1})
     monkeypatch.setattr(module, "FRESH", 0)
     digits = load("digits", train=False)
-    found = measure(build("digit-plain"), digits, digits, "upright", 0)
+    found = measure(build("digit-plain"), Given(digits), arm("upright"), 0)
     assert found.keys() == {"found", "chance", "settled", "off", "loss"}
     for row in found.values():
         assert row.keys() == {"scattered 84", "cluttered 84"} and all(len(column) == 10 for column in row.values())
@@ -250,8 +252,30 @@ def test_a_shift_that_all_windows_share_is_off_and_not_found_but_settled(monkeyp
     known = [of_one_digit(digits, digit, name) for name in module.STEPS for digit in range(10)]
     monkeypatch.setattr(module, "FRESH", 0)
     monkeypatch.setattr(module, "colocalise", pretend)
-    found = measure(build("digit-plain"), digits, digits, "upright", 0)
+    found = measure(build("digit-plain"), Given(digits), arm("upright"), 0)
     for name in module.STEPS:
         # What hangs out of the canvas counts neither way, so a digit at its edge may count as found.
         assert max(found["found"][name]) < 30 and found["settled"][name] == [100.0] * 10
         assert found["off"][name] == [12.0] * 10 and found["loss"][name] == [0.25] * 10
+
+
+def test_what_is_measured_may_lie_on_another_device_and_the_callers_network_stays_there(monkeypatch):
+    monkeypatch.setattr(module, "STEPS", {"scattered 84": 1, "cluttered 84": 1})
+    monkeypatch.setattr(module, "FRESH", 0)
+    digits, brought = load("digits", train=False), []
+
+    class Elsewhere(Given):
+        """A test set that has to be brought to the processor, as from a GPU."""
+
+        @property
+        def test(self):
+            return SimpleNamespace(to=lambda device: brought.append(device) or digits)
+
+        @test.setter
+        def test(self, value):
+            pass
+
+    model = build("digit-plain").double()
+    monkeypatch.setattr(module, "_search", lambda classifier, images, steps, seed: (random_windows(len(images), random()), 1.0))
+    measure(model, Elsewhere(digits), arm("upright"), 0)
+    assert brought == ["cpu"] and all(weight.dtype == torch.float64 for weight in model.parameters()) and model.training

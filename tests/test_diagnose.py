@@ -13,8 +13,8 @@ from stn_helpers.data.distortions import distorted
 from stn_helpers.data.sets import load
 from stn_helpers.diagnose import CURES, Finding, diagnose
 from stn_helpers.training.trainer import RECIPES, fit
-from stn_helpers.transformer import Blind, Normalize, SpatialTransformer, light_localization
-from studies.networks import DigitNet
+from stn_helpers.transformer import SpatialTransformer, light_localization
+from studies.networks import Blind, DigitNet, Normalize
 
 FAMILIES = ["affine", "similarity", "attention", "rotation", "projective", "tps"]
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -510,7 +510,7 @@ def test_it_leaves_the_model_as_it_was():
 
 def test_also_where_something_goes_wrong(healthy):
     healthy.train()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="images are torch.float64"):
         diagnose(healthy, IMAGES[:2].double())
     assert all(module.training for module in healthy.modules())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in healthy.modules())
@@ -549,11 +549,47 @@ def test_it_works_on_a_gpu(healthy):
     assert torch.equal(torch.cuda.get_rng_state(), state)
 
 
+def test_it_finds_the_one_transformer_wherever_it_is(healthy):
+    class Other(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stn, self.classifier = healthy.transformer, healthy.classifier
+
+        def forward(self, images):
+            return self.classifier(self.stn(images))
+
+    assert names(Other()) == []
+    say(healthy, 1, 0, 0, 0, -1, 0)
+    assert names(Other()) == names(healthy) == ["mirrored"]
+    assert [finding.name for finding in diagnose(healthy.transformer, IMAGES)] == ["mirrored"]
+
+
+def test_of_several_one_is_named():
+    good, ill = network(), say(network(), 1, 0, 0, 0, -1, 0)
+    both = nn.Sequential(good.transformer, ill.transformer)
+    with pytest.raises(ValueError, match="model holds 2 SpatialTransformers"):
+        diagnose(both, IMAGES)
+    found = [[finding.name for finding in diagnose(both, IMAGES, transformer=one)] for one in both]
+    assert found == [NOT_MOVED, ["mirrored"]]
+    both.transformer = both[1]
+    assert [finding.name for finding in diagnose(both, IMAGES)] == ["mirrored"]
+    with pytest.raises(ValueError, match="transformer="):
+        diagnose(good, IMAGES, transformer=ill.transformer)
+
+
+@pytest.mark.parametrize("wrap", [lambda layer: nn.Sequential(layer, nn.Identity()), nn.utils.parametrizations.weight_norm])
+def test_a_layer_around_to_theta_changes_no_finding(healthy, wrap):
+    healthy.transformer.to_theta = wrap(healthy.transformer.to_theta)
+    assert names(healthy) == []
+    ill = network()
+    ill.transformer.to_theta = nn.Sequential(ill.transformer.to_theta, nn.Tanh())
+    assert names(ill) == ["identity out of reach"]
+
+
 def test_a_model_without_a_transformer_is_refused():
-    with pytest.raises(ValueError, match="no SpatialTransformer"):
-        diagnose(DigitNet(None), IMAGES)
-    with pytest.raises(ValueError, match="missing"):
-        diagnose(nn.Linear(2, 2), IMAGES)
+    for model in (DigitNet(None), nn.Linear(2, 2)):
+        with pytest.raises(ValueError, match="model holds 0 SpatialTransformers"):
+            diagnose(model, IMAGES)
 
 
 def test_a_transformer_that_is_never_called_is_refused():

@@ -2,27 +2,34 @@
 
 import hashlib
 import json
+import math
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+import test_browser
 import torch
+from PIL import Image
 from test_browser import CHROMIUM, chromium
 
 from stn_helpers.data.sets import test_card
 from stn_helpers.families import family, family_grid
 from stn_helpers.grid import sampling_grid
 from stn_helpers.sampler import sample, warp
+from stn_helpers.show import explorer
 from stn_helpers.show.explorer import SLIDERS, explorer_html, picture_bytes, spline_presets, template
-from stn_helpers.theta import affine, as_matrix
+from stn_helpers.theta import CORNERS, affine, as_matrix, map_points, projective
 from tools.run import run
 
 test_card.__test__ = False  # the picture, not a test
 
 NODE = shutil.which("node")
+axe = test_browser.axe
 needs_node = pytest.mark.skipif(NODE is None, reason="there is no Node on this machine")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 
@@ -41,7 +48,8 @@ ANSWER = """({at, theta, k, places, padding, source, size: [height, width]}) => 
 
 def core() -> str:
     """The part of the script that knows no page."""
-    return template().split("// core: begin")[1].split("// core: end")[0]
+    script = Path(explorer.__file__).with_name("explorer.js").read_text(encoding="utf-8")
+    return script.split("// core: begin")[1].split("// core: end")[0]
 
 
 def in_node(expression: str, data):
@@ -172,10 +180,10 @@ def test_the_affine_part_and_the_bending_energy_are_the_familys(k):
 def test_it_is_small_the_same_every_time_and_asks_for_nothing(kind):
     text = explorer_html(kind)
     assert text == explorer_html(kind)
-    assert len(text.encode()) < 32_000
+    assert len(text.encode()) < 80_000
     photo = {"photo": torch.rand(3, 500, 400, generator=torch.Generator().manual_seed(0))}  # no picture is larger
-    assert len(explorer_html(kind, photo).encode()) < 60_000
-    assert not re.search(r"https?:|//cdn|\bimport\b|\bfetch\(|XMLHttp|\beval\(", text)
+    assert len(explorer_html(kind, photo).encode()) < 100_000
+    assert not re.search(r"https?:|//cdn|\bimport\b|\bfetch\(|XMLHttp|sendBeacon|\beval\(", text)
     assert not re.search(r"__[A-Z]+__", text)
 
 
@@ -233,7 +241,7 @@ def test_words_and_controls_stand_out_from_their_ground(dark):
         low, high = sorted((colors[one], colors[other]))
         return (high + 0.05) / (low + 0.05)
 
-    assert min(contrast(*pair) for pair in [("ink", "ground"), ("soft", "ground"), ("ink", "raised")]) >= 4.5
+    assert min(contrast(*pair) for pair in [("ink", "ground"), ("soft", "ground"), ("ink", "raised"), ("on", "strong")]) >= 4.5
     assert min(contrast(*pair) for pair in [("line", "ground"), ("accent", "ground")]) >= 3
 
 
@@ -246,13 +254,16 @@ def browser():
         yield running
 
 
+VIEWPORT = "<meta charset=utf-8><meta name=viewport content=width=device-width>"
+
+
 @pytest.fixture
 def visit(browser):
     """visit(html, ...): a page with this in its body, cut off from everything; .asked is what it asked for all the same."""
     contexts = []
 
-    def show(body: str = "", address: str = "", width: int = 900, wait: bool = True, **options):
-        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+    def show(body: str = "", address: str = "", width: int = 900, height: int = 900, wait: bool = True, **options):
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         context.set_offline(True)
         context.route(re.compile("^(http|ws)"), lambda route: route.abort())
@@ -263,7 +274,9 @@ def visit(browser):
         if address:
             page.goto(address)
         else:
-            page.set_content(f"<!doctype html><html lang=en><meta charset=utf-8><title>t</title><body>{body}</body></html>")
+            page.set_content(
+                f"<!doctype html><html lang=en><meta charset=utf-8>{VIEWPORT}<title>t</title><body>{body}</body></html>"
+            )
         if wait:
             page.get_by_role("button", name="reset", exact=True).first.wait_for()
         return page
@@ -289,6 +302,26 @@ class Shown:
     def slider(self, label: str):
         return self.root.get_by_label(label, exact=True)
 
+    def handle(self, name: str) -> tuple[float, float]:
+        """Where the middle of a handle is on the page."""
+        self.page.evaluate(SETTLED)
+        return middle(self.root.get_by_role("button", name=re.compile(f"^{name}")))
+
+    def drag(self, name: str, by: tuple[float, float]) -> tuple[float, float]:
+        """A handle is dragged by the mouse, in pixels of the page; where it was meant to go."""
+        x, y = self.handle(name)
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + by[0], y + by[1], steps=5)
+        self.page.mouse.up()
+        return x + by[0], y + by[1]
+
+    @property
+    def window(self) -> torch.Tensor:
+        """theta of the page, (1, 3, 3)."""
+        self.page.evaluate(SETTLED)
+        return torch.tensor(self.root.evaluate("root => root.explorer.theta()"), dtype=torch.float32).reshape(1, 3, 3)
+
     def press(self, label: str) -> None:
         self.root.get_by_role("button", name=label, exact=True).click()
 
@@ -313,7 +346,7 @@ class Shown:
     def theta(self) -> list[float]:
         """The numbers that are written."""
         self.page.evaluate(SETTLED)
-        return [float(entry) for entry in self.root.locator(".matrix span").all_inner_texts()]
+        return [float(entry.input_value()) for entry in self.root.locator(".matrix input").all()]
 
     @property
     def words(self) -> str:
@@ -343,21 +376,23 @@ def test_in_chromium_too_grid_and_sampler_are_those_of_the_package(visit):
 def test_a_matrix_moves_by_keyboard_and_all_of_it_follows(visit):
     shown = Shown(visit(explorer_html("matrix")))
     shown.shows(card())
-    assert shown.theta == [1, 0, 0, 0, 1, 0] and "nothing changes" in shown.words
+    assert shown.theta == [1, 0, 0, 0, 1, 0, 0, 0, 1] and "nothing changes" in shown.words
     before = shown.source
     shown.slider("angle, degrees").focus()
     for _ in range(30):
         shown.page.keyboard.press("ArrowRight")
     shown.shows(warp(card(), affine(30.0)))
-    assert shown.theta == pytest.approx(affine(30.0).flatten().tolist(), abs=0.0051)
+    assert shown.theta == pytest.approx(as_matrix(affine(30.0)).flatten().tolist(), abs=0.0051)
+    assert shown.root.locator(".matrix .implied").count() == 3  # three rows always, the implied one in gray
     assert "turned 30° clockwise" in shown.words and shown.source != before
     shown.slider("tilt y, 1/half height").press("End")
     theta = theta_of({**FLAT, "angle": 30, "scale_x": 1, "scale_y": 1, "perspective_y": 0.45}, 1.0)
-    assert shown.theta == pytest.approx(theta.flatten().tolist(), abs=0.0051)  # nine numbers now
+    assert shown.theta == pytest.approx(theta.flatten().tolist(), abs=0.0051)
+    assert shown.root.locator(".matrix .implied").count() == 0  # now it says something
     shown.slider("padding").select_option("zeros")
     shown.shows(warp(card(), theta, padding_mode="zeros"))
     shown.press("reset")
-    assert shown.theta == [1, 0, 0, 0, 1, 0] and shown.source == before
+    assert shown.theta == [1, 0, 0, 0, 1, 0, 0, 0, 1] and shown.source == before
     assert shown.page.asked == [] and shown.page.faults == []
 
 
@@ -443,7 +478,7 @@ def test_a_control_point_is_dragged(visit, hand, shape):
     params[0, 5] += shown.value("y3")
     shown.shows(sample(picture[None].float() / 255, family_grid(family("tps", 3), params, tuple(shown.target.shape[1:])))[0])
     assert "Point 3 looks at" in shown.words and shown.source != before
-    assert shown.theta == pytest.approx(family("tps", 3).split(params)[0].flatten().tolist(), abs=0.0051)
+    assert shown.theta[:6] == pytest.approx(family("tps", 3).split(params)[0].flatten().tolist(), abs=0.0051)
     page.mouse.move(x + 30, y)  # let go is let go
     assert middle(point) == pytest.approx((path[-1][0] - 6, path[-1][1] + 5), abs=2)
     assert page.asked == [] and page.faults == []
@@ -455,9 +490,9 @@ def test_a_control_point_moves_by_arrow_keys_and_by_sliders(visit):
     shown.slider("control point").focus()
     shown.page.keyboard.press("End")  # the last, the lower right corner
     shown.page.evaluate(SETTLED)  # which point Tab finds is drawn with the rest
-    shown.page.keyboard.press("Shift+Tab")
     point = shown.root.get_by_role("button", name=re.compile("control point 9,"))
-    assert point.evaluate("point => point === point.getRootNode().activeElement")  # the only one of nine that Tab finds
+    assert shown.root.locator(".mark[tabindex='0']").count() == 1  # the only one of nine that Tab finds
+    point.focus()
     for key in ("ArrowLeft", "ArrowLeft", "ArrowUp", "Shift+ArrowUp"):
         shown.page.keyboard.press(key)
     assert (shown.value("x9"), shown.value("y9")) == pytest.approx((-0.04, -0.12))
@@ -551,16 +586,17 @@ def test_everything_has_a_name(visit, kind):
 
 
 # Every part lies inside the page, no words are cut off, and what a finger presses is large enough.
-CUT_OFF = """root => [...root.shadowRoot.querySelectorAll('section *:not(.unseen):not(option)')].filter(part => {
+CUT_OFF = """root => [...root.shadowRoot.querySelectorAll('section *:not(.unseen):not(option):not(.spot)')].filter(part => {
     const box = part.getBoundingClientRect(), style = getComputedStyle(part);
     const small = part.matches('button, input, select') && (box.height < 24 || box.width < 24);
+    if (!box.width || part.closest('.strip') !== null) return false; // a strip scrolls sideways
     return style.display !== 'contents' && (box.left < 0 || box.right > innerWidth || small
         || (part.matches('label, button, p, figcaption, output') && part.scrollWidth > part.clientWidth + 1));
 }).map(part => part.outerHTML.slice(0, 120))"""
 
 
 @needs_chromium
-@pytest.mark.parametrize("width", [320, 360, 600, 900])
+@pytest.mark.parametrize("width", [320, 390, 900, 1280])
 @pytest.mark.parametrize("kind", SLIDERS)
 def test_it_fits_the_screen(visit, kind, width):
     shown = Shown(visit(explorer_html(kind), width=width))
@@ -637,6 +673,331 @@ def test_a_step_fits_a_sixtieth_of_a_second_twice(visit, kind, k, slider):
     assert 0.1 < frame < 16.7 / 2
 
 
+# Hands on the picture
+
+
+def corners_of(theta: torch.Tensor) -> torch.Tensor:
+    """Where the four corners of a window look, (4, 2)."""
+    return map_points(theta, torch.tensor(CORNERS))[0]
+
+
+@needs_chromium
+@pytest.mark.parametrize("start", [{}, {"angle": 40, "scale_x": 0.7, "scale_y": 0.5, "shift_x": 0.2}], ids=["rest", "turned"])
+def test_each_handle_of_the_window_does_what_it_says_and_theta_is_what_warp_takes(visit, start):
+    shown = Shown(visit(explorer_html("matrix", start=start)))
+    side = shown.root.locator(".around").bounding_box()["width"] / 3  # pixels of the page in one source unit
+    rest = shown.window
+    # The window is moved: by as much as the hand, and in no other way.
+    shown.drag("move the window", (0.2 * side, -0.1 * side))
+    torch.testing.assert_close(shown.window - rest, torch.tensor([[[0, 0, 0.2], [0, 0, -0.1], [0, 0, 0]]]), rtol=0, atol=0.02)
+    shown.shows(warp(card(), shown.window))
+    # A corner scales it about the opposite one, which stays.
+    before, to = corners_of(shown.window), shown.drag("bottom right corner", (-0.2 * side, -0.15 * side))
+    assert shown.handle("bottom right corner") == pytest.approx(to, abs=3)
+    torch.testing.assert_close(corners_of(shown.window)[0], before[0], rtol=0, atol=0.01)
+    shown.shows(warp(card(), shown.window))
+    # An edge scales it one way, and the opposite edge stays.
+    before = shown.window
+    shown.drag("right edge", (-0.1 * side, -0.1 * side))
+    torch.testing.assert_close(corners_of(shown.window)[[0, 3]], corners_of(before)[[0, 3]], rtol=0, atol=0.01)
+    assert torch.linalg.det(shown.window) < torch.linalg.det(before) - 0.01
+    # The knob turns it about its middle.
+    before, angle = shown.window, shown.value("angle")
+    shown.drag("turn the window", (0.3 * side, 0.1 * side))
+    assert shown.value("angle") > angle + 5
+    torch.testing.assert_close(shown.window[0, :2, 2], before[0, :2, 2])
+    shown.shows(warp(card(), shown.window))
+    assert shown.page.asked == [] and shown.page.faults == []
+
+
+@needs_chromium
+def test_in_corners_mode_each_corner_goes_its_own_way_and_makes_a_homography(visit):
+    shown = Shown(visit(explorer_html("matrix")))
+    shown.press("corners")
+    places = torch.tensor(CORNERS)
+    side = shown.root.locator(".around").bounding_box()["width"] / 3
+    for name, index, by in [
+        ("top left corner", 0, (0.3, 0.5)),
+        ("top right corner", 1, (-0.1, 0.2)),
+        ("bottom left corner", 3, (0.2, 0)),
+    ]:
+        places[index] += torch.tensor(by)
+        shown.drag(name, (by[0] * side, by[1] * side))
+    torch.testing.assert_close(corners_of(shown.window), places, rtol=0, atol=0.02)
+    torch.testing.assert_close(shown.window, projective(corners_of(shown.window)), rtol=0, atol=1e-3)
+    shown.shows(sample(card()[None], sampling_grid(shown.window, (128, 128)))[0])
+    # Over the opposite corner it cannot go: that would be no window.
+    before = shown.window
+    shown.drag("top left corner", (1.2 * side, 1.2 * side))
+    assert corners_of(shown.window)[0, 0] < corners_of(before)[2, 0]
+    assert torch.linalg.det(shown.window) > 0
+
+
+@needs_chromium
+def test_two_fingers_turn_scale_and_move_the_window(visit):
+    page = visit(explorer_html("matrix"), width=390, has_touch=True)
+    shown, finger = Shown(page), Finger(page)
+    x, y = middle(shown.root.locator(".around"))
+    for kind, far, angle in [("touchStart", 30, 0), ("touchMove", 28, 0.2), ("touchMove", 20, 0.5), ("touchMove", 15, 0.7854)]:
+        dx, dy = far * math.cos(angle), far * math.sin(angle)
+        points = [{"x": x + dx, "y": y + dy, "id": 1}, {"x": x - dx, "y": y - dy, "id": 2}]
+        finger.camera.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    finger("touchEnd")
+    assert shown.value("angle") == pytest.approx(45, abs=2)
+    assert shown.value("scale_x") == shown.value("scale_y") == pytest.approx(0.5, abs=0.03)
+    shown.shows(warp(card(), shown.window))
+
+
+@needs_chromium
+def test_with_the_keyboard_alone_the_window_goes_anywhere(visit):
+    shown = Shown(visit(explorer_html("matrix")))
+    shown.root.get_by_role("button", name="corners", exact=True).focus()
+    reached = set()
+    for _ in range(45):
+        shown.page.keyboard.press("Shift+Tab")
+        reached.add(shown.root.evaluate("root => root.shadowRoot.activeElement?.getAttribute('aria-label') || ''").split(",")[0])
+    assert {
+        "turn the window",
+        "move the window",
+        "top left corner",
+        "left edge",
+        "theta",
+        "the target; arrow keys choose a pixel and say which place it reads",
+    } <= reached
+    for name, keys in [
+        ("move the window", ["Shift+ArrowRight"]),
+        ("turn the window", ["Shift+ArrowRight", "ArrowDown"]),
+        ("bottom edge", ["ArrowUp", "Shift+ArrowUp"]),
+    ]:
+        shown.root.get_by_role("button", name=re.compile(name)).focus()
+        for key in keys:
+            shown.page.keyboard.press(key)
+            shown.page.evaluate(SETTLED)
+    assert (shown.value("shift_x") > 0, shown.value("angle")) == (True, 16)
+    assert 0.85 < shown.value("scale_y") < 1 and shown.value("scale_x") == 1
+    shown.shows(warp(card(), shown.window))
+
+
+@needs_chromium
+def test_the_numbers_of_theta_are_typed_and_dragged(visit):
+    shown = Shown(visit(explorer_html("matrix")))
+    entry = shown.root.get_by_label("theta, row 1, column 3", exact=True)
+    entry.click()
+    shown.page.keyboard.type("0.25")
+    shown.page.keyboard.press("Tab")
+    assert shown.value("shift_x") == 0.25
+    x, y = middle(shown.root.get_by_label("theta, row 2, column 1", exact=True))
+    shown.page.mouse.move(x, y)
+    shown.page.mouse.down()
+    shown.page.mouse.move(x + 50, y, steps=5)
+    shown.page.mouse.up()
+    assert shown.theta == pytest.approx([1, 0, 0.25, 0.5, 1, 0, 0, 0, 1], abs=0.0051)
+    shown.root.get_by_label("theta, row 3, column 2", exact=True).press("Shift+ArrowUp")
+    assert shown.value("perspective_y") == pytest.approx(0.1)
+    entry.click()
+    shown.page.keyboard.type("nonsense")
+    shown.page.keyboard.press("Tab")
+    assert shown.theta[2] == 0.25
+    shown.shows(sample(card()[None], sampling_grid(shown.window, (128, 128)))[0])
+
+
+@needs_chromium
+def test_a_target_pixel_says_which_place_it_reads_and_what_it_mixes(visit):
+    picture = noise(torch.Generator().manual_seed(0), 8, 8)
+    shown = Shown(visit(explorer_html("matrix", {"noise": picture}, start={"angle": 30, "scale_x": 0.5, "scale_y": 0.5})))
+    box = shown.root.locator(".sight canvas").bounding_box()
+    shown.page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 0.6 * box["height"])
+    said = shown.root.locator(".probe").inner_text()
+    x, y, u, v = map(float, re.search(r"target \((.*), (.*)\) → θ → source \((.*), (.*)\)", said).groups())
+    assert (x, y) == pytest.approx((-0.5, 0.2), abs=0.02)
+    assert (u, v) == pytest.approx(map_points(shown.window, torch.tensor([[x, y]])).flatten().tolist(), abs=0.02)
+    weights = [float(weight) for weight in shown.root.locator(".four span").all_inner_texts()]
+    column, row = ((place + 1) * 4 - 0.5 for place in (u, v))
+    across, down = column % 1, row % 1
+    expected = [(1 - across) * (1 - down), across * (1 - down), (1 - across) * down, across * down]
+    assert weights == pytest.approx(expected, abs=0.06) and sum(weights) == pytest.approx(1, abs=0.021)
+    color = shown.root.locator(".sum").evaluate("part => getComputedStyle(part).backgroundColor.match(/[0-9]+/g).map(Number)")
+    i, j = int((y + 1) / 2 * 128), int((x + 1) / 2 * 128)
+    assert color == pytest.approx(shown.target[:, i, j].tolist(), abs=40)
+    shown.root.locator(".sight").focus()
+    shown.page.keyboard.press("ArrowRight")
+    assert shown.root.locator(".probe").inner_text() != said
+
+
+@needs_chromium
+def test_undo_redo_snap_and_double_click(visit):
+    shown = Shown(visit(explorer_html("matrix")))
+    shown.drag("move the window", (40, 0))
+    moved = shown.window
+    shown.press("quarter turn")
+    shown.page.wait_for_timeout(500)
+    for key, expected in [("z", moved), ("z", as_matrix(affine())), ("y", moved), ("Shift+z", as_matrix(affine(90.0)))]:
+        shown.page.keyboard.press(f"Control+{key}")
+        shown.page.evaluate(SETTLED)
+        torch.testing.assert_close(shown.window, expected, rtol=0, atol=1e-5)
+    shown.press("reset")
+    shown.press("snap")
+    shown.drag("turn the window", (33, 9))
+    assert shown.value("angle") % 15 == 0 and shown.value("angle") != 0
+    shown.slider("angle, degrees").dblclick()
+    assert shown.value("angle") == 0
+
+
+@needs_chromium
+def test_what_is_copied_as_python_is_this_theta_and_the_link_opens_it_again(visit, tmp_path):
+    (tmp_path / "page.html").write_text(
+        f"<!doctype html><meta charset=utf-8>{explorer_html('matrix', link=True)}", encoding="utf-8"
+    )
+    page = visit(address=(tmp_path / "page.html").as_uri())
+    shown = Shown(page)
+    for at in (
+        {},
+        {"angle": 30, "scale_x": 0.5, "scale_y": 0.8},
+        {"shift_y": -0.4, "shear": 0.2},
+        {"perspective_x": 0.2, "angle": -5},
+    ):
+        shown.press("reset")
+        shown.root.evaluate("(root, at) => root.explorer.set(at)", at)
+        page.evaluate(SETTLED)
+        code = shown.root.locator("code").inner_text()
+        theta = eval(code, {"affine": affine, "as_matrix": as_matrix, "torch": torch})
+        torch.testing.assert_close(as_matrix(theta), shown.window, rtol=0, atol=1e-3)
+        page.wait_for_timeout(500)
+        again = Shown(visit(address=page.url))
+        torch.testing.assert_close(again.window, shown.window, rtol=0, atol=1e-3)
+    assert "perspective_x=0.2" in page.url
+
+
+@needs_chromium
+def test_a_picture_of_ones_own_is_shown_and_leaves_the_page_for_nowhere(visit, tmp_path):
+    shown = Shown(visit(explorer_html("matrix", start={"angle": 20})))
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 600, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "mine.png")
+    shown.root.locator("input[type=file]").set_input_files(tmp_path / "mine.png")
+    shown.page.wait_for_function(
+        "() => document.querySelector('.stn-explorer').shadowRoot.querySelector('#picture').value === 'your picture'"
+    )
+    assert shown.target.shape == (3, 128, 256)
+    paste = """async () => {
+        const canvas = Object.assign(document.createElement('canvas'), {width: 50, height: 50});
+        canvas.getContext('2d').fillRect(0, 0, 50, 50);
+        const data = new DataTransfer(), blob = await new Promise(done => canvas.toBlob(done));
+        data.items.add(new File([blob], 'black.png', {type: 'image/png'}));
+        document.dispatchEvent(new ClipboardEvent('paste', {clipboardData: data, bubbles: true}));
+    }"""
+    shown.page.evaluate(paste)
+    shown.page.wait_for_function(
+        "() => document.querySelector('.stn-explorer').shadowRoot.querySelector('.sight canvas').width === 128"
+    )
+    assert shown.target.max() == 0
+    assert [address for address in shown.page.asked if not address.startswith(("data:", "blob:"))] == []
+
+
+@needs_chromium
+def test_the_game_scores_how_far_the_corners_are_off(visit):
+    shown = Shown(visit(explorer_html("matrix")))
+    shown.press("Game: straighten this")
+    game = shown.root.locator(".game")
+    shown.press("Done")
+    start = float(re.match(r"[\d.]+", game.inner_text())[0])
+    # Picture 1 asks for scale 0.7 at (0.25, -0.2).
+    expected = (corners_of(affine(scale=0.7, shift=(0.25, -0.2))) - corners_of(affine())).norm(dim=1).mean() * 64
+    assert start == pytest.approx(expected.item(), abs=0.1)
+    shown.press("Next picture")
+    shown.root.evaluate("root => root.explorer.set({scale_x: .55, scale_y: .55, shift_x: -.3, shift_y: .3})")
+    assert (shown.target - 255 * test_card()).abs().mean() < 12  # upright again, but for what two samplings blur
+    shown.press("Done")
+    assert game.inner_text().startswith("0.0 pixels") and "Under par" in game.inner_text()
+    shown.press("Stop")
+    shown.shows(card())
+
+
+@needs_chromium
+def test_two_settings_that_look_alike_are_found_out(visit):
+    shown = Shown(visit(explorer_html("matrix")))
+    shown.slider("angle, degrees").press("End")  # half a turn
+    shown.press("Two that look alike")
+    shown.press("mirror")
+    shown.page.evaluate(SETTLED)
+    assert "differ by" in shown.root.locator(".game").inner_text()
+    shown.root.evaluate("root => root.explorer.set({scale_y: -1})")
+    shown.page.evaluate(SETTLED)
+    assert "Alike! Others: angle, scale x, scale y" in shown.root.locator(".game").inner_text()
+
+
+# On a phone, and at a desk
+
+
+@needs_chromium
+def test_a_finger_that_scrolls_over_a_slider_does_not_move_it_and_one_that_goes_sideways_does(visit):
+    page = visit(explorer_html("matrix"), width=390, has_touch=True, is_mobile=True, height=664)
+    shown, finger = Shown(page), Finger(page)
+    slider = shown.slider("scale x, × width")
+    slider.scroll_into_view_if_needed()
+    box, scrolled = slider.bounding_box(), page.evaluate("scrollY")
+    x, y = box["x"] + 0.3 * box["width"], box["y"] + box["height"] / 2
+    finger("touchStart", x, y)
+    for k in range(1, 12):
+        finger("touchMove", x + k / 4, y - 12 * k)
+        page.wait_for_timeout(16)
+    finger("touchEnd")
+    page.wait_for_timeout(300)
+    assert shown.value("scale_x") == 1 and page.evaluate("scrollY") > scrolled + 50
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    y = box["y"] + box["height"] / 2
+    finger("touchStart", box["x"] + 0.75 * box["width"], y)
+    for k in range(1, 12):
+        finger("touchMove", box["x"] + (0.75 - 0.02 * k) * box["width"], y)
+        page.wait_for_timeout(16)
+    finger("touchEnd")
+    assert shown.value("scale_x") < 0.7
+
+
+@needs_chromium
+@pytest.mark.parametrize(("width", "height"), [(390, 664), (1280, 800)])
+@pytest.mark.parametrize("kind", SLIDERS)
+def test_the_picture_is_in_sight_whichever_control_is_used(visit, kind, width, height):
+    shown = Shown(visit(explorer_html(kind), width=width, height=height))
+    for control in shown.root.locator(".right input, .right select, .right button").all():
+        if control.is_visible():
+            control.scroll_into_view_if_needed()
+            control.evaluate("part => part.scrollIntoView({block: 'center'})")
+            for part in (".around", ".sight"):
+                box = shown.root.locator(part).bounding_box()
+                assert box["y"] >= 0 and box["y"] + box["height"] <= height, control.evaluate("part => part.outerHTML")
+            size = control.bounding_box()
+            if width == 390 and "value" not in (control.get_attribute("class") or ""):
+                assert size["height"] >= 44
+    beside = shown.root.locator(".right").bounding_box()["x"] > shown.root.locator(".around").bounding_box()["x"] + 100
+    assert beside == (width == 1280)
+
+
+@needs_chromium
+def test_marks_never_leave_the_drawing(visit):
+    shown = Shown(visit(explorer_html("matrix")))
+    frame = shown.root.locator(".around").bounding_box()
+    for at in ({"perspective_y": 0.4}, {"scale_x": 1.5, "scale_y": 1.5}, {"scale_x": 2, "shift_x": 1, "angle": 33}):
+        shown.press("reset")
+        shown.root.evaluate("(root, at) => root.explorer.set(at)", at)
+        shown.page.evaluate(SETTLED)
+        for mark in shown.root.locator(".mark").all():
+            x, y = middle(mark)
+            assert frame["x"] < x < frame["x"] + frame["width"] and frame["y"] < y < frame["y"] + frame["height"]
+
+
+@needs_chromium
+@pytest.mark.parametrize("kind", SLIDERS)
+def test_axe_has_nothing_to_say(visit, kind, axe):
+    shown = Shown(visit(explorer_html(kind, link=True)))
+    shown.page.evaluate(axe)
+    for mode in ("light", "dark"):
+        shown.page.evaluate("mode => { document.documentElement.dataset.theme = mode; }", mode)
+        shown.page.evaluate(SETTLED)
+        found = shown.page.evaluate("() => axe.run(document.querySelector('.stn-explorer'), {resultTypes: ['violations']})")
+        assert [(fault["id"], fault["nodes"][0]["html"]) for fault in found["violations"]] == []
+
+
 # In a saved notebook
 
 
@@ -661,7 +1022,7 @@ def test_a_saved_cell_holds_a_sentence_and_a_small_explorer_where_there_is_one(e
     matrix, spline, output = exported[0]
     assert set(matrix["data"]) == set(spline["data"]) == {"text/plain", "text/html"}
     assert set(output["data"]) == {"text/plain"}
-    assert max(len(json.dumps(cell)) for cell in (matrix, spline)) < 40_000
+    assert max(len(json.dumps(cell)) for cell in (matrix, spline)) < 90_000
 
 
 @needs_chromium
@@ -674,7 +1035,7 @@ def test_a_notebook_exported_as_html_has_sliders_with_neither_kernel_nor_network
     matrix.slider("angle, degrees").focus()
     for _ in range(20):
         page.keyboard.press("ArrowRight")
-    assert matrix.theta == pytest.approx(affine(20.0).flatten().tolist(), abs=0.0051)
+    assert matrix.theta[:6] == pytest.approx(affine(20.0).flatten().tolist(), abs=0.0051)
     matrix.shows(warp(card(), affine(20.0)))
     assert torch.equal(spline.target, before)
     spline.root.get_by_role("button", name=re.compile("control point 5,")).press("Shift+ArrowRight")

@@ -9,9 +9,12 @@ from scipy.interpolate import RBFInterpolator
 from scipy.spatial.distance import cdist
 from scipy.special import xlogy
 
-from stn_helpers.families import control_points, family, family_grid, outline, tps_kernel
+from stn_helpers.diagnose import diagnose
+from stn_helpers.families import Family, ThinPlateSpline, control_points, family, family_grid, outline, tps_kernel
 from stn_helpers.grid import sampling_grid, target_points
+from stn_helpers.sampler import sample
 from stn_helpers.theta import affine, map_points
+from stn_helpers.transformer import SpatialTransformer, light_localization
 
 quick = settings(deadline=None, max_examples=30)
 # In double; the spline's system of equations has condition 400.
@@ -340,3 +343,67 @@ def test_an_unknown_family_is_refused_and_the_known_ones_are_listed(name):
 def test_too_few_control_points_are_refused(k):
     with pytest.raises(ValueError, match=f"k is {k}"):
         family("tps", k)
+
+
+# A family of one's own
+
+
+class Wave(Family):
+    """As in `Family`'s own words: every column is pushed up and down, the more the larger the one number."""
+
+    identity = (0.0,)
+
+    def source(self, params, points, aspect=1.0):
+        up = params[:, None, :] * torch.sin(3 * points[:, :1])
+        return torch.cat([points[:, :1].expand_as(up), points[:, 1:] + up], dim=-1)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_a_family_of_ones_own_works_everywhere_with_no_change_elsewhere(align_corners):
+    wave, height = Wave(), torch.tensor([[0.0], [0.2]])
+    grid = family_grid(wave, height, (5, 7), align_corners)
+    assert torch.equal(grid[0], sampling_grid(affine(), (5, 7), align_corners)[0])
+    x, y = torch.from_numpy(places(5, 7, align_corners)).unbind(-1)
+    torch.testing.assert_close(grid[1], torch.stack([x, y + 0.2 * torch.sin(3 * x)], dim=-1).float())
+    assert outline(wave, height).shape == (2, 65, 2)
+    torch.testing.assert_close(outline(wave, height, per_side=1)[1, 1], torch.tensor([1.0, 0.2 * np.sin(3) - 1]).float())
+
+    net = torch.nn.Sequential()
+    net.stn = SpatialTransformer(light_localization(1, 4), wave, align_corners=align_corners)
+    noise = torch.rand(2, 1, 9, 9, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(net(noise), noise, rtol=0, atol=1e-5)
+    assert [finding.name for finding in diagnose(net, noise)] == ["not moved yet"]
+    net.stn.to_theta.bias.data.fill_(0.2)
+    grid = family_grid(wave, height[1:].expand(2, 1), (9, 9), align_corners)
+    torch.testing.assert_close(net(noise), sample(noise, grid, align_corners=align_corners))
+    assert "family=Wave" in repr(net)
+    exported = torch.export.export(net, (noise,)).module()
+    torch.testing.assert_close(exported(noise), net(noise))
+
+
+def test_an_unfinished_family_says_what_is_missing():
+    class Unfinished(Family):
+        identity = (0.0,)
+
+    with pytest.raises(NotImplementedError, match="Unfinished has no source"):
+        family_grid(Unfinished(), torch.zeros(1, 1), (3, 3))
+
+
+@pytest.mark.parametrize("wrong", [Wave, "Wave", 3])
+def test_only_a_family_or_a_known_name_is_taken(wrong):
+    with pytest.raises(ValueError, match="family is"):
+        SpatialTransformer(light_localization(), wrong)
+
+
+def test_families_are_equal_where_kind_and_identity_are():
+    for name in FAMILIES:
+        assert family(name) == family(name) and hash(family(name)) == hash(family(name))
+    different = [*(family(name) for name in FAMILIES), family("tps", 3), Wave()]
+    assert len(set(different)) == len(different)
+    assert family("tps") == ThinPlateSpline() != "tps"
+
+
+def test_a_spline_is_as_exact_as_its_thirds():
+    assert family("tps").identity[2] == -1 / 3
+    points = random(0, 50, 2)
+    torch.testing.assert_close(family("tps").source(double([family("tps").identity]), points)[0], points, rtol=0, atol=1e-13)

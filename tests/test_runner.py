@@ -9,44 +9,50 @@ import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from shutil import copytree
 
 import pytest
 import torch
+from by_name import DIGITS, build
 
 from stn_helpers.data.distortions import distorted
 from stn_helpers.data.files import sha256
 from stn_helpers.data.sets import load
 from stn_helpers.training.checkpoint import load_checkpoint, load_weights
-from stn_helpers.training.recipes import Recipe
-from stn_helpers.training.trainer import RECIPES, evaluate
+from stn_helpers.training.recipes import RECIPES, Recipe
+from stn_helpers.training.trainer import evaluate
 from studies import runner
-from studies import study as studies
-from studies.networks import build
-from studies.runner import mflop, run_study
-from studies.study import Arm, Study, confusion, pose_spread
+from studies.networks import cifar_net, count
+from studies.runner import key_of, run_study
+from studies.study import Arm, Study, attended, confusion, pose_spread
+from studies.tutorial import DROPS, tutorial_net
 
+QUICK = Recipe(epochs=2, batch_size=50, lr=0.02)
 SMALL = Study(
     name="small_study",
     data="cifar10",
-    arms={"with ST": Arm("seed", "quick"), "without ST": Arm("seed-plain", "quick")},
+    arms={
+        "with ST": Arm(partial(tutorial_net, "learned", **DROPS), QUICK),
+        "without ST": Arm(partial(tutorial_net, None, **DROPS), QUICK),
+    },
     ship={"with ST": "small_stn"},
 )
-QUICK = Recipe(epochs=2, batch_size=50, lr=0.02)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_study(small_cifar_for_module):
-    """A study of two arms on 200 + 50 images, by the name of small."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "STUDIES", {"small": SMALL})
-        patch.setattr(runner, "RECIPES", {"quick": QUICK})
-        yield
+def small_data(small_cifar_for_module):
+    """200 + 50 images in the place of CIFAR-10."""
 
 
-def study(folder, **options) -> dict:
-    return run_study("small", assets=folder / "assets", runs=folder / "runs", device="cpu", progress=False, **options)
+def changed(study: Study, **how) -> Study:
+    """The study with another recipe for every arm."""
+    return replace(study, arms={name: replace(arm, recipe=replace(arm.recipe, **how)) for name, arm in study.arms.items()})
+
+
+def study(folder, which: Study = SMALL, **options) -> dict:
+    return run_study(which, assets=folder / "assets", runs=folder / "runs", device="cpu", progress=False, **options)
 
 
 def results_file(folder):
@@ -75,11 +81,11 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def runs_of(monkeypatch):
-    """What is trained from here on: a list of (model, seed)."""
+    """What is trained from here on: a list of (arm, seed)."""
     seen, real = [], runner.fit
 
     def watched(model, train, test, recipe, seed, *rest, **options):
-        seen.append((options["name"], seed))
+        seen.append((options["name"].split(", ", 1)[1], seed))
         return real(model, train, test, recipe, seed, *rest, **options)
 
     monkeypatch.setattr(runner, "fit", watched)
@@ -107,7 +113,9 @@ def test_every_run_says_where_it_comes_from(finished):
 def test_the_parameters_are_those_of_the_network(finished):
     runs = json.loads(results_file(finished).read_text())["runs"]
     for row in runs:
-        assert row["parameters"] == sum(p.numel() for p in build(row["model"]).parameters())
+        assert row["parameters"] == count(SMALL.arms[row["arm"]].build())
+        assert row["network"] == "tutorial_net" and row["arguments"]["options"] == DROPS
+        assert (row["train_on"], row["test_on"]) == ("upright", "upright")
 
 
 def test_the_summary_is_mean_and_standard_deviation_of_the_last_epochs(finished):
@@ -122,7 +130,8 @@ def test_the_shipped_weights_are_the_file_and_accuracy_of_the_results(finished):
     file = finished / "assets" / "checkpoints" / "small_stn.safetensors"
     assert shipped["sha256"] == sha256(file) and shipped["arm"] == "with ST" and shipped["seed"] == 0
     tensors, about = load_weights(file)
-    model = build(about["model"], 7, **about["options"])
+    assert (about["study"], about["network"], about["test_on"]) == ("small_study", "tutorial_net", "upright")
+    model = tutorial_net(*about["arguments"]["args"], **about["arguments"]["options"])
     model.load_state_dict(tensors)
     test = load("cifar10", train=False)
     assert evaluate(model, test)["accuracy"] == shipped["test_accuracy"]
@@ -146,18 +155,18 @@ def test_a_finished_study_runs_nothing_and_changes_nothing(finished, runs_of):
 
 def test_only_the_missing_seeds_and_arms_are_run(tmp_path, runs_of):
     study(tmp_path, seeds=1, arms=["without ST"])
-    assert runs_of == [("seed-plain", 0)]
+    assert runs_of == [("without ST", 0)]
     study(tmp_path, seeds=2, arms=["without ST"])
-    assert runs_of == [("seed-plain", 0), ("seed-plain", 1)]
+    assert runs_of == [("without ST", 0), ("without ST", 1)]
     study(tmp_path, seeds=1)
-    assert runs_of == [("seed-plain", 0), ("seed-plain", 1), ("seed", 0)]
+    assert runs_of == [("without ST", 0), ("without ST", 1), ("with ST", 0)]
 
 
 def test_a_crash_in_the_middle_of_a_run_costs_neither_the_runs_before_nor_its_epochs(tmp_path, finished, monkeypatch, runs_of):
     real = runner.fit
 
     def crash(*inputs, **options):
-        if options["name"] == "seed-plain":
+        if options["name"].endswith("without ST"):
             real(*inputs, **options, stop_after=1)
             raise RuntimeError("power cut")
         return real(*inputs, **options)
@@ -169,7 +178,7 @@ def test_a_crash_in_the_middle_of_a_run_costs_neither_the_runs_before_nor_its_ep
     assert [row["arm"] for row in json.loads(results_file(tmp_path).read_text())["runs"]] == ["with ST"]
     runs_of.clear()
     went_on = study(tmp_path, seeds=1, command="make small")
-    assert runs_of == [("seed-plain", 0)]
+    assert runs_of == [("without ST", 0)]
     whole = [row for row in json.loads(results_file(finished).read_text())["runs"] if row["seed"] == 0]
     assert timeless(went_on["runs"]) == timeless(whole)
 
@@ -185,13 +194,38 @@ def test_a_shorter_try_goes_to_a_file_of_its_own_and_publishes_nothing(finished,
     assert (weights.read_bytes(), results_file(tmp_path).read_bytes()) == published
 
 
-def test_another_recipe_of_the_same_name_is_run_for_itself(tmp_path, monkeypatch):
+def test_another_recipe_is_run_for_itself(tmp_path):
     study(tmp_path / "one", seeds=1, arms=["without ST"])
-    monkeypatch.setattr(runner, "RECIPES", {"quick": replace(QUICK, lr=0.03)})
-    (tmp_path / "one" / "runs").rename(tmp_path / "one" / "old runs")
-    results = study(tmp_path / "one", seeds=1, arms=["without ST"])
+    results = study(tmp_path / "one", changed(SMALL, lr=0.03), seeds=1, arms=["without ST"])
     assert [row["recipe"]["lr"] for row in results["runs"]] == [0.02, 0.03]
     assert [(row["seeds"], row["sd"]) for row in results["summary"]] == [(1, None), (1, None)]
+
+
+def test_another_precision_is_run_for_itself_and_a_study_has_one_of_its_own(tmp_path, runs_of):
+    study(tmp_path, seeds=1, arms=["without ST"])
+    results = study(tmp_path, replace(SMALL, precision="bfloat16"), seeds=1, arms=["without ST"])
+    assert [row["precision"] for row in results["runs"]] == ["float32", "bfloat16"] and len(runs_of) == 2
+    study(tmp_path, seeds=1, arms=["without ST"])
+    study(tmp_path, seeds=1, arms=["without ST"], precision="bfloat16")
+    assert len(runs_of) == 2
+
+
+def test_a_renamed_arm_does_not_lock_its_study(tmp_path):
+    study(tmp_path, seeds=1, arms=["without ST"])
+    renamed = replace(SMALL, arms={"with ST": SMALL.arms["with ST"], "alone": SMALL.arms["without ST"]})
+    results = study(tmp_path, renamed, seeds=1, arms=["alone"])
+    assert [row["arm"] for row in results["runs"]] == ["alone", "without ST"]  # the old name comes last
+
+
+def test_a_row_says_where_its_code_had_changes(monkeypatch):
+    answers = {"rev-parse": "abc1234", "status": " M studies/runner.py"}
+    monkeypatch.setattr(runner, "_git", lambda word, *rest: answers[word])
+    runner.commit.cache_clear()
+    assert runner.commit() == "abc1234+changes"
+    runner.commit.cache_clear()
+    answers["status"] = ""
+    assert runner.commit() == "abc1234"
+    runner.commit.cache_clear()
 
 
 def test_what_another_process_has_added_meanwhile_is_kept(tmp_path, monkeypatch):
@@ -210,7 +244,7 @@ def test_what_another_process_has_added_meanwhile_is_kept(tmp_path, monkeypatch)
 
 
 def test_an_unknown_study_or_arm_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match="study is 'none'; expected one of small"):
+    with pytest.raises(ValueError, match="study is 'none'; expected one of addition"):
         run_study("none", assets=tmp_path, runs=tmp_path)
     with pytest.raises(ValueError, match=r"unknown arms \['nothing'\]; expected some of with ST; without ST"):
         study(tmp_path, arms=["nothing"])
@@ -224,25 +258,24 @@ def bent(tmp_path_factory):
     """A study of digits that are turned, with what its measure was asked: (results, folder, asked)."""
     folder, asked = tmp_path_factory.mktemp("bent"), []
 
-    def measure(model, train, test, distortion, seed):
-        asked.append((type(model).__name__, train.name, test.name, len(test), distortion, seed))
-        return {"answer": [seed, distortion]}
+    def measure(model, sets, arm, seed):
+        asked.append((sets.train.name, len(sets.test), arm.test, seed))
+        return {"answer": [seed, arm.test]}
 
+    turning = replace(RECIPES["digits"], epochs=2)
     arms = {
-        "turned": Arm("digit", "turning", "turned"),
-        "upright": Arm("digit", "turning"),
-        "plain": Arm("digit-plain", "turning", "turned"),
+        "turned": Arm(DIGITS["digit"], turning, "turned"),
+        "upright": Arm(DIGITS["digit"], turning, "turned", test_on="upright"),
+        "plain": Arm(DIGITS["digit-plain"], turning, "turned"),
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "STUDIES", {"small": Study("small_study", "digits", arms, {"turned": "bent_stn"}, measure)})
-        patch.setattr(runner, "RECIPES", {"turning": replace(RECIPES["digits"], epochs=2)})
-        return study(folder, seeds=1), folder, asked
+    return study(folder, Study("small_study", "digits", arms, {"turned": "bent_stn"}, measure), seeds=1), folder, asked
 
 
 def published(folder):
     """The network of a study's weights, and the digits that test it, as they are and turned."""
     tensors, about = load_weights(folder / "assets" / "checkpoints" / "bent_stn.safetensors")
-    model = build(about["model"], **about["options"])
+    model = build("digit")
+    assert about["test_on"] == "turned"
     model.load_state_dict(tensors)
     digits = load("digits", train=False)
     return model, digits, distorted(digits, "turned")[0]
@@ -257,7 +290,7 @@ def test_an_arm_is_tested_under_its_distortion_and_upright_beside_it(bent):
     assert turned["tests"] == right and turned["test_accuracy"] == right["turned"]
     assert plain["tests"].keys() == {"turned", "upright"} and "theta" not in plain
     assert turned["theta"] == pose_spread(model, bent_digits)
-    assert turned["recipe"]["distortion"] == "turned" and turned["data"] == "digits" and turned["images"] == [1437, 360]
+    assert turned["train_on"] == "turned" == upright["train_on"] and turned["data"] == "digits" and turned["images"] == [1437, 360]
 
 
 def test_two_arms_that_differ_in_their_test_alone_are_each_tested_in_their_own_way(bent):
@@ -276,53 +309,43 @@ def test_what_is_shipped_of_a_distorted_arm_is_tested_under_its_distortion(bent)
 
 def test_a_study_measures_more_of_each_run_and_puts_it_into_its_row(bent):
     results, _, asked = bent
-    assert asked == [
-        (name, "digits", "digits", 360, how, 0)
-        for name, how in (("DigitNet", "turned"), ("DigitNet", "upright"), ("DigitNet", "turned"))
-    ]
+    assert asked == [("digits", 360, how, 0) for how in ("turned", "upright", "turned")]
     assert [row["answer"] for row in results["runs"]] == [[0, "turned"], [0, "upright"], [0, "turned"]]
 
 
-def test_rows_from_before_there_were_distortions_are_the_same_arm(finished, tmp_path, runs_of):
+def test_rows_from_before_a_recipe_had_more_settings_are_the_same_arm(finished, tmp_path, runs_of):
     copytree(finished, tmp_path, dirs_exist_ok=True)
     results = json.loads(results_file(tmp_path).read_text())
     for row in results["runs"]:
-        del row["recipe"]["optimizer"], row["recipe"]["distortion"]
+        del row["recipe"]["optimizer"], row["recipe"]["clip"]
     results_file(tmp_path).write_text(json.dumps(results))
     study(tmp_path, seeds=2)
     assert runs_of == []
     summary = study(tmp_path, seeds=3, arms=["without ST"])["summary"]
-    assert runs_of == [("seed-plain", 2)]
+    assert runs_of == [("without ST", 2)]
     assert [(row["arm"], row["seeds"]) for row in summary] == [("with ST", 2), ("without ST", 3)]
 
 
 # Handed to an executor
 
+BRIEF = replace(RECIPES["digits"], epochs=3, batch_size=128)
 TINY = Study(
     name="tiny_study",
     data="digits",
     arms={
-        "with ST": Arm("digit", "tiny", "turned"),
-        "without ST": Arm("digit-plain", "tiny", "turned"),
-        "wider, without ST": Arm("digit-wide", "tiny"),
+        "with ST": Arm(DIGITS["digit"], BRIEF, "turned"),
+        "without ST": Arm(DIGITS["digit-plain"], BRIEF, "turned"),
+        "wider, without ST": Arm(DIGITS["digit-wide"], BRIEF),
     },
     ship={"with ST": "tiny_stn"},
 )
-BRIEF = replace(RECIPES["digits"], epochs=3, batch_size=128)
-LONG = replace(BRIEF, epochs=20)
+LONG = changed(TINY, epochs=12)
 
 
-@pytest.fixture
-def tiny(monkeypatch):
-    """tiny(folder, ...): a study of three arms on digits, small enough for many processes."""
-    monkeypatch.setattr(runner, "STUDIES", {"tiny": TINY})
-    monkeypatch.setattr(runner, "RECIPES", {"tiny": BRIEF})
-
-    def run(folder, **options) -> dict:
-        options = {"progress": False, "seeds": 2, **options}
-        return run_study("tiny", assets=folder / "assets", runs=folder / "runs", device="cpu", **options)
-
-    return run
+def tiny(folder, which: Study = TINY, **options) -> dict:
+    """A study of three arms on digits, small enough for many processes."""
+    options = {"progress": False, "seeds": 2, **options}
+    return run_study(which, assets=folder / "assets", runs=folder / "runs", device="cpu", **options)
 
 
 def tiny_file(folder):
@@ -333,7 +356,7 @@ def processes(count: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(count, get_context("spawn"), torch.set_num_threads, (1,))
 
 
-def test_threads_and_processes_give_bit_for_bit_what_one_process_gives(tiny, tmp_path):
+def test_threads_and_processes_give_bit_for_bit_what_one_process_gives(tmp_path):
     alone = tiny(tmp_path / "alone")
     assert len(alone["runs"]) == 6
     for number, executor in enumerate((ThreadPoolExecutor(3), processes(2))):
@@ -345,12 +368,12 @@ def test_threads_and_processes_give_bit_for_bit_what_one_process_gives(tiny, tmp
         assert shipped == (tmp_path / "alone/assets/checkpoints/tiny_stn.safetensors").read_bytes()
 
 
-def test_an_executor_gets_only_what_is_missing(tiny, tmp_path):
+def test_an_executor_gets_only_what_is_missing(tmp_path):
     asked = []
 
     class Counting(ThreadPoolExecutor):
         def submit(self, job, *words, **options):
-            asked.extend(job.key[:2] for job in words[0])
+            asked.append(words[0].key[:2])
             return super().submit(job, *words, **options)
 
     tiny(tmp_path, arms=["with ST"], seeds=1)
@@ -368,11 +391,11 @@ def test_an_executor_gets_only_what_is_missing(tiny, tmp_path):
         assert asked == []
 
 
-def test_one_job_that_fails_does_not_take_the_others_with_it(tiny, tmp_path, monkeypatch):
+def test_one_job_that_fails_does_not_take_the_others_with_it(tmp_path, monkeypatch):
     real = runner.fit
 
     def fails(model, *inputs, name, **options):
-        if name == "digit-plain":
+        if name == "tiny_study, without ST":
             raise RuntimeError("the disk is full")
         return real(model, *inputs, name=name, **options)
 
@@ -385,12 +408,12 @@ def test_one_job_that_fails_does_not_take_the_others_with_it(tiny, tmp_path, mon
     ]
 
 
-def test_a_run_that_diverges_is_a_result_too_and_the_study_goes_on(tiny, tmp_path, monkeypatch):
+def test_a_run_that_diverges_is_a_result_too_and_the_study_goes_on(tmp_path, monkeypatch):
     real, trained = runner.fit, []
 
     def breaks(model, *inputs, name, **options):
         trained.append(name)
-        if name == "digit-plain":
+        if name == "tiny_study, without ST":
             real(model, *inputs, name=name, stop_after=1, **options)
             raise FloatingPointError("the loss is not finite at step 2 of epoch 2")
         return real(model, *inputs, name=name, **options)
@@ -412,9 +435,9 @@ def test_a_run_that_diverges_is_a_result_too_and_the_study_goes_on(tiny, tmp_pat
     assert tiny(tmp_path) == results and not trained
 
 
-def test_a_run_that_diverges_at_once_counts_as_it_began(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "RECIPES", {"tiny": replace(BRIEF, lr=1e25, optimizer="sgd", one_cycle=False)})
-    (row,) = tiny(tmp_path, seeds=1, arms=["without ST"])["runs"]
+def test_a_run_that_diverges_at_once_counts_as_it_began(tmp_path):
+    broken = changed(TINY, lr=1e25, optimizer="sgd", one_cycle=False)
+    (row,) = tiny(tmp_path, broken, seeds=1, arms=["without ST"])["runs"]
     assert "not finite" in row["diverged"] and row["history"] == []
     untrained, (bent, _) = build("digit-plain", 0), distorted(load("digits", train=False), "turned")
     assert row["test_accuracy"] == evaluate(untrained, bent)["accuracy"]
@@ -427,59 +450,52 @@ def wait_for(condition, seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
-def epochs_done(folder, model: str) -> int:
-    """How far a run of the tiny study is."""
-    files = list((folder / "runs").glob(f"tiny_study-{model}-????????-0/epochs"))
-    return int(files[0].read_text()) if files else 0
+def history(folder, arm: str) -> list[dict]:
+    """How far a run of the tiny study is, as its checkpoint tells."""
+    files = list((folder / "runs").glob(f"tiny_study-{arm}-????????-0/checkpoint.stn"))
+    return load_checkpoint(files[0])["history"] if files else []
 
 
-def first_epoch(folder, model: str) -> dict:
-    (file,) = (folder / "runs").glob(f"tiny_study-{model}-????????-0/checkpoint.stn")
-    return load_checkpoint(file)["history"][0]
-
-
-def test_a_pool_that_loses_a_process_says_so_and_the_same_call_goes_on(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "RECIPES", {"tiny": LONG})
-    undisturbed = tiny(tmp_path / "alone", seeds=1, arms=["without ST"])
+def test_a_pool_that_loses_a_process_says_so_and_the_same_call_goes_on(tmp_path):
+    undisturbed = tiny(tmp_path / "alone", LONG, seeds=1, arms=["without ST"])
     folder = tmp_path / "killed"
 
     def kill(executor):
-        wait_for(lambda: epochs_done(folder, "digit-plain") >= 2)
+        wait_for(lambda: len(history(folder, "without-st")) >= 2)
         for process in list(executor._processes.values()):
             process.kill()
 
     with processes(1) as executor, pytest.raises(BrokenProcessPool):
         killer = threading.Thread(target=kill, args=(executor,))
         killer.start()
-        tiny(folder, seeds=1, arms=["without ST"], executor=executor)
+        tiny(folder, LONG, seeds=1, arms=["without ST"], executor=executor)
     killer.join()
     assert not tiny_file(folder).exists()
-    before = first_epoch(folder, "digit-plain")["seconds"]
+    before = history(folder, "without-st")[0]["seconds"]
     with processes(1) as executor:
-        went_on = tiny(folder, seeds=1, arms=["without ST"], executor=executor)
+        went_on = tiny(folder, LONG, seeds=1, arms=["without ST"], executor=executor)
     assert timeless(went_on["runs"]) == timeless(undisturbed["runs"])
     assert went_on["runs"][0]["history"][0]["seconds"] == round(before, 4)  # that epoch was not trained again
 
 
-def test_a_real_dask_cluster_loses_a_worker_half_way_and_the_study_loses_nothing(tiny, tmp_path, monkeypatch):
+def test_a_real_dask_cluster_loses_a_worker_half_way_and_the_study_loses_nothing(tmp_path):
     distributed = pytest.importorskip("distributed")
-    monkeypatch.setattr(runner, "RECIPES", {"tiny": LONG})
-    undisturbed = tiny(tmp_path / "alone", seeds=1)
+    undisturbed = tiny(tmp_path / "alone", LONG, seeds=1)
     folder = tmp_path / "cluster"
     cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50)
     with cluster, distributed.Client(cluster) as client:
         pids, killed = client.run(os.getpid), []
 
         def kill():
-            wait_for(lambda: epochs_done(folder, "digit") >= 2)
+            wait_for(lambda: len(history(folder, "with-st")) >= 2)
             busy = client.processing().items()
-            worker = next(where for where, tasks in busy if any("run_jobs" in str(task) for task in tasks))
+            worker = next(where for where, tasks in busy if any("run_job" in str(task) for task in tasks))
             os.kill(pids[worker], getattr(signal, "SIGKILL", signal.SIGTERM))
-            killed.append((pids[worker], first_epoch(folder, "digit")["seconds"]))
+            killed.append((pids[worker], history(folder, "with-st")[0]["seconds"]))
 
         killer = threading.Thread(target=kill)
         killer.start()
-        spread_out = tiny(folder, executor=client.get_executor(), seeds=1)
+        spread_out = tiny(folder, LONG, executor=client.get_executor(), seeds=1)
         killer.join()
         assert killed and killed[0][0] not in client.run(os.getpid).values()  # it is gone; Dask started another
     assert [row["arm"] for row in spread_out["runs"]] == list(TINY.arms)
@@ -493,26 +509,21 @@ import sys
 from pathlib import Path
 sys.path.insert(0, "tests")
 import torch
-from test_runner import LONG, TINY
-from studies import runner
-from studies import study as studies
+from test_runner import LONG, tiny
 torch.set_num_threads(1)
-runner.STUDIES, runner.RECIPES = {"tiny": TINY}, {"tiny": LONG}
-folder = Path(sys.argv[1])
-runner.run_study("tiny", seeds=1, arms=["with ST", "without ST"], assets=folder / "assets", runs=folder / "runs", device="cpu")
+tiny(Path(sys.argv[1]), LONG, seeds=1, arms=["with ST", "without ST"], progress=True)
 """
 
 
-def test_kill_9_twice_and_the_same_command_ends_bit_for_bit_where_it_would_have(start, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "RECIPES", {"tiny": LONG})
-    undisturbed = tiny(tmp_path / "alone", seeds=1, arms=["with ST", "without ST"])
+def test_kill_9_twice_and_the_same_command_ends_bit_for_bit_where_it_would_have(start, tmp_path):
+    undisturbed = tiny(tmp_path / "alone", LONG, seeds=1, arms=["with ST", "without ST"])
     folder = tmp_path / "killed"
-    for model in ("digit", "digit-plain"):
+    for arm in ("with-st", "without-st"):
         child = start(["-c", THE_LONG_STUDY, str(folder)], data=tmp_path)
-        wait_for(lambda model=model: epochs_done(folder, model) >= 3)
+        wait_for(lambda arm=arm: len(history(folder, arm)) >= 2)
         child.kill()
         _, errors = child.communicate()
-        assert "% |" in errors and "left" in errors  # the bar over the whole study
+        assert "with ST, seed 0: " in errors or "without ST, seed 0: " in errors or "/24" in errors  # the bar over the whole study
     child = start(["-c", THE_LONG_STUDY, str(folder)], data=tmp_path)
     _, errors = child.communicate(timeout=300)
     assert child.returncode == 0, errors
@@ -527,8 +538,8 @@ def test_two_processes_that_begin_the_same_run_train_it_once(start, tmp_path):
         assert child.returncode == 0, errors
     rows = json.loads(tiny_file(tmp_path).read_text())["runs"]
     assert [row["arm"] for row in rows] == ["with ST", "without ST"]
-    for row, model in zip(rows, ("digit", "digit-plain"), strict=True):
-        assert row["history"][0]["seconds"] == round(first_epoch(tmp_path, model)["seconds"], 4)
+    for row, arm in zip(rows, ("with-st", "without-st"), strict=True):
+        assert row["history"][0]["seconds"] == round(history(tmp_path, arm)[0]["seconds"], 4)
 
 
 # Random theta, and the bar
@@ -536,42 +547,40 @@ def test_two_processes_that_begin_the_same_run_train_it_once(start, tmp_path):
 RANDOM = Study(
     "random_study",
     "cifar10",
-    {"light": Arm("small-light", "quick"), "random": Arm("small-random", "quick", spread_of="light", against="light")},
-    measure=studies.attended,
+    {
+        "light": Arm(partial(cifar_net, "small", "light"), QUICK),
+        "random": Arm(partial(cifar_net, "small", "random"), QUICK, spread_of="light", against="light"),
+    },
+    measure=attended,
 )
 
 
-@pytest.fixture
-def random_study(monkeypatch):
-    monkeypatch.setattr(runner, "STUDIES", {"random": RANDOM})
-
-    def run(folder, **options):
-        return run_study("random", 1, assets=folder / "assets", runs=folder / "runs", device="cpu", progress=False, **options)
-
-    return run
-
-
 @pytest.mark.parametrize("executor", [None, "threads"])
-def test_a_random_theta_takes_the_spread_of_the_learned_one_before_it(random_study, tmp_path, monkeypatch, executor):
-    spreads, real = [], runner.build
+def test_a_random_theta_takes_the_spread_of_the_learned_one_of_its_seed(tmp_path, monkeypatch, executor):
+    spreads, real = [], runner.Job.build
 
-    def watched(name, *words, **options):
-        spreads.append((name, options.get("spread")))
-        return real(name, *words, **options)
+    def watched(job):
+        spreads.append((job.name, job.seed, job.spread))
+        return real(job)
 
-    monkeypatch.setattr(runner, "build", watched)
+    monkeypatch.setattr(runner.Job, "build", watched)
     with ThreadPoolExecutor(2) as pool:
-        light, random = random_study(tmp_path, executor=pool if executor else None)["runs"]
-    assert spreads == [("small-light", None), ("small-random", light["spread"])]
-    # One theta for every picture: what is left is the rounding of a mean, degrees.
-    assert random["theta"]["angle"][1] < 1e-6 and random["spread"]["mean"] == pytest.approx(light["spread"]["mean"], abs=1e-6)
+        rows = study(tmp_path, RANDOM, seeds=2, executor=pool if executor else None)["runs"]
+    lights = {row["seed"]: row["spread"] for row in rows if row["arm"] == "light"}
+    assert [(name, spread) for name, _, spread in spreads[:2]] == [("light", None)] * 2
+    assert sorted(spreads[2:], key=lambda one: one[1]) == [("random", seed, lights[seed]) for seed in (0, 1)]
+    assert lights[0] != lights[1]
+    for row in rows[2:]:
+        # One theta for every picture: what is left is the rounding of a mean, degrees.
+        assert row["theta"]["angle"][1] < 1e-6
+        assert row["spread"]["mean"] == pytest.approx(lights[row["seed"]]["mean"], abs=1e-6)
 
 
-def test_a_random_theta_alone_is_refused_until_the_learned_one_is_there(random_study, tmp_path):
+def test_a_random_theta_alone_is_refused_until_the_learned_one_is_there(tmp_path):
     with pytest.raises(ValueError, match="'random' draws from the spread of 'light', of which seed 0 is not there"):
-        random_study(tmp_path, arms=["random"])
-    random_study(tmp_path, arms=["light"])
-    assert [row["arm"] for row in random_study(tmp_path, arms=["random"])["runs"]] == ["light", "random"]
+        study(tmp_path, RANDOM, seeds=1, arms=["random"])
+    study(tmp_path, RANDOM, seeds=1, arms=["light"])
+    assert [row["arm"] for row in study(tmp_path, RANDOM, seeds=1, arms=["random"])["runs"]] == ["light", "random"]
 
 
 def test_every_row_has_its_arithmetic(finished):
@@ -583,33 +592,40 @@ def test_every_row_has_its_arithmetic(finished):
     assert first["mflop"] == round((classifier + localization) / 1e6, 3)
 
 
-def test_an_arm_can_be_tested_under_more_than_it_was_trained_for(tmp_path, monkeypatch):
-    also = Study("also", "cifar10", {"plain": Arm("small-plain", "quick", also=("rotated", "rts"))}, ship={"plain": "also_plain"})
-    monkeypatch.setattr(runner, "STUDIES", {"also": also})
-    results = run_study("also", 1, assets=tmp_path / "assets", runs=tmp_path / "runs", device="cpu", progress=False)
-    tensors, about = load_weights(tmp_path / "assets/checkpoints/also_plain.safetensors")
-    model, test = build(about["model"], **about["options"]), load("cifar10", train=False)
+def test_an_arm_can_be_tested_under_more_than_it_was_trained_for(tmp_path):
+    arms = {"plain": Arm(partial(cifar_net, "small", "plain"), QUICK, also=("rotated", "rts"))}
+    results = study(tmp_path, Study("also", "cifar10", arms, ship={"plain": "also_plain"}), seeds=1)
+    tensors, _ = load_weights(tmp_path / "assets/checkpoints/also_plain.safetensors")
+    model, test = cifar_net("small", "plain"), load("cifar10", train=False)
     model.load_state_dict(tensors)
     right = {name: evaluate(model, distorted(test, name)[0])["accuracy"] for name in ("upright", "rotated", "rts")}
     assert results["runs"][0]["tests"] == right
 
 
-def test_the_bar_counts_by_arithmetic_over_the_whole_study_and_remembers_what_was_done(tmp_path, monkeypatch, capsys):
-    study(tmp_path, seeds=1, arms=["without ST"])
-    jobs = []
-    monkeypatch.setattr(runner, "run_jobs", lambda group, watch: jobs.extend((job, watch) for job in group))
-    monkeypatch.setattr(runner, "_keep", lambda *_: None)
-    run_study("small", 1, assets=tmp_path / "assets", runs=tmp_path / "other", device="cpu")
-    job, watch = jobs[0]
-    assert [job.arm for job, _ in jobs] == ["with ST"] and watch.bar.total == pytest.approx(
-        2 * (5 + mflop(build("seed"), load("cifar10", train=False)))
-    )
-    job.folder.mkdir(parents=True)
-    (job.folder / "epochs").write_text("1")
-    assert watch._done() == pytest.approx(watch.bar.total / 2)
-    with runner.Watch([job], True) as again:
-        assert again.bar.n == pytest.approx(again.bar.total / 2)
-        (job.folder / "epochs").write_text("2")
-        again.look("with ST, seed 0: epoch 2")
-        assert again.bar.n == again.bar.total
-    assert "100% |" in (said := capsys.readouterr().err) and "with ST, seed 0: epoch 2" in said
+def test_a_test_set_is_distorted_once_for_all_arms(tmp_path, monkeypatch):
+    from studies import study as module
+
+    asked, real = [], module.distorted
+    monkeypatch.setattr(module, "distorted", lambda data, name: (asked.append(name), real(data, name))[1])
+    runner._SETS.clear()
+    tiny(tmp_path, seeds=1)
+    assert sorted(asked) == ["turned", "upright"]
+
+
+def test_a_key_tells_apart_all_that_makes_another_run():
+    row = {"arm": "a", "seed": 0, "recipe": {"epochs": 2}, "train_on": "turned", "test_on": "turned", "precision": "float32"}
+    others = [
+        {"arm": "b"},
+        {"seed": 1},
+        {"recipe": {"epochs": 3}},
+        {"train_on": "upright"},
+        {"test_on": "rts"},
+        {"precision": "bfloat16"},
+    ]
+    assert all(key_of(row) != key_of({**row, **other}) for other in others) and key_of(row) == key_of(dict(row))
+
+
+def test_the_bar_counts_epochs_over_the_whole_study(tmp_path, capsys):
+    tiny(tmp_path, seeds=1, progress=True)
+    errors = capsys.readouterr().err
+    assert "9/9" in errors and "wider, without ST, seed 0: " in errors

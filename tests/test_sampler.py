@@ -1,5 +1,8 @@
 """Sampler: reading the image at the grid, against torch, scipy, OpenCV and kornia."""
 
+import subprocess
+import sys
+
 import cv2
 import kornia
 import numpy as np
@@ -10,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
+from stn_helpers.checks import NotFiniteError
 from stn_helpers.families import family, family_grid
 from stn_helpers.grid import sampling_grid
 from stn_helpers.sampler import MODES, PADDINGS, sample, warp
@@ -346,3 +350,133 @@ def test_a_grid_of_whole_numbers_is_refused():
 def test_an_empty_size_is_refused_and_not_taken_for_none(size):
     with pytest.raises(ValueError, match="size is"):
         warp(torch.rand(1, 1, 3, 3), affine(), size=size)
+
+
+# Places that are not finite
+
+
+def run(code: str) -> subprocess.CompletedProcess:
+    """In a process of its own, because what is refused here used to end it."""
+    return subprocess.run([sys.executable, "-c", "import torch\n" + code], capture_output=True, text=True, timeout=120)
+
+
+@every_padding
+@every_mode
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e38])
+def test_a_place_that_is_not_finite_is_refused_with_sample_and_pixel(padding_mode, mode, bad):
+    grid = torch.zeros(3, 4, 5, 2)
+    grid[2, 1, 3, 0] = bad
+    for dtype in (torch.float32, torch.float64):
+        with pytest.raises(NotFiniteError, match="grid of sample 2 is not finite .*: the pixel in row 1, column 3"):
+            sample(torch.rand(3, 1, 6, 6), grid.to(dtype), mode, padding_mode)
+    assert sample(torch.rand(3, 1, 6, 6), grid.clamp(-9, 9).nan_to_num(), mode, padding_mode).shape == (3, 1, 4, 5)
+
+
+@pytest.mark.parametrize("padding_mode", ["border", "reflection"])
+def test_a_readers_own_spline_without_the_guard_ends_in_an_error_and_not_in_the_process(padding_mode):
+    done = run(f"""
+from stn_helpers import sample
+grid = torch.zeros(2, 3, 3, 2, requires_grad=True)
+r2 = (grid - grid[:, 1:2, 1:2].detach()).square().sum(-1, keepdim=True)
+try:
+    sample(torch.rand(2, 1, 5, 5), grid + r2 * r2.log(), padding_mode={padding_mode!r}).sum().backward()
+except ValueError as error:
+    print(error)
+""")
+    assert done.returncode == 0 and "grid of sample 0 is not finite" in done.stdout, done.stderr
+
+
+@every_padding
+def test_a_far_place_that_is_let_through_has_a_backward_pass(padding_mode):
+    """FAR is chosen so that the sampler's arithmetic stays finite up to it."""
+    done = run(f"""
+from stn_helpers.sampler import sample
+from stn_helpers.checks import FAR
+for dtype in (torch.float32, torch.float64):
+    for align_corners in (False, True):
+        for mode in ("bilinear", "nearest", "bicubic"):
+            for sign in (-1, 1):
+                grid = torch.full((1, 3, 3, 2), 0.999 * sign * FAR, dtype=dtype, requires_grad=True)
+                images = torch.rand(1, 2, 4096, 3, dtype=dtype, requires_grad=True)
+                seen = sample(images, grid, mode, {padding_mode!r}, align_corners)
+                seen.sum().backward()
+                assert seen.isfinite().all() and images.grad.isfinite().all(), (dtype, mode, sign)
+print("through")
+""")
+    assert done.returncode == 0 and done.stdout.strip() == "through", done.stderr
+
+
+@every_padding
+def test_a_homography_whose_horizon_crosses_a_pixel_is_refused(padding_mode):
+    theta = torch.eye(3).repeat(4, 1, 1)
+    theta[3, 2, 0] = 1.25  # 1 + 1.25 x is 0 at x = -0.8, the first of five centres
+    for use in (
+        lambda: warp(torch.rand(4, 1, 5, 5), theta, padding_mode=padding_mode),
+        lambda: sampling_grid(theta, (5, 5)),
+        lambda: family_grid(family("projective"), theta.flatten(1)[:, :8], (5, 5)),
+    ):
+        with pytest.raises(NotFiniteError, match="grid of sample 3 is not finite .*row 0, column 0"):
+            use()
+    assert warp(torch.rand(4, 1, 6, 6), theta, padding_mode=padding_mode).isfinite().all()
+
+
+@every_padding
+@pytest.mark.parametrize("rows", [2, 3])
+def test_a_theta_beyond_all_measure_is_refused(padding_mode, rows):
+    theta = torch.eye(3)[:rows].repeat(2, 1, 1)
+    theta[1, 0, 0] = 1e38
+    with pytest.raises(NotFiniteError, match="theta of sample 1 is not finite"):
+        warp(torch.rand(2, 1, 5, 5), theta, padding_mode=padding_mode)
+
+
+def test_a_theta_that_no_network_said_is_not_said_to_come_from_one():
+    with pytest.raises(NotFiniteError) as error:
+        warp(torch.rand(1, 1, 5, 5), affine(float("nan")))
+    assert "Where a localization network said it" in str(error.value)
+
+
+def test_a_learned_theta_is_looked_at_too():
+    with pytest.raises(NotFiniteError, match="theta of sample 0"):
+        warp(torch.rand(1, 1, 5, 5), torch.nn.Parameter(affine(float("nan"))))
+
+
+# Masks and other guests
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int16, torch.int64])
+@every_padding
+def test_a_mask_of_labels_is_read_by_the_nearest_and_keeps_its_type(dtype, padding_mode):
+    mask = (1000 * images(0, 2, 1, 7, 9)).long()
+    mask = (mask > 500) if dtype == torch.bool else mask.clamp(max=torch.iinfo(dtype).max).to(dtype)
+    theta = affine(angle=[20.0, -50.0], scale=0.8)
+    seen = warp(mask, theta, mode="nearest", padding_mode=padding_mode)
+    assert seen.dtype == dtype
+    assert torch.equal(seen, warp(mask.double(), theta.double(), mode="nearest", padding_mode=padding_mode).to(dtype))
+    assert torch.equal(warp(mask, affine(), mode="nearest"), mask)
+
+
+def test_labels_beyond_what_float32_can_hold_come_through():
+    labels = torch.tensor([2**24 + 1, 2**40 + 3]).reshape(1, 1, 1, 2)
+    assert torch.equal(warp(labels, affine(), mode="nearest"), labels)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_a_mask_in_another_mode_is_refused_and_both_ways_on_are_said(mode):
+    with pytest.raises(ValueError, match="torch.int64 .* divide by 255 first; a mask of labels is read with mode='nearest'"):
+        warp(torch.zeros(1, 1, 4, 4, dtype=torch.int64), affine(), mode=mode)
+
+
+@pytest.mark.parametrize(("images", "came"), [(np.zeros((1, 3, 4, 4)), "ndarray"), ([[0.0]], "list"), (None, "NoneType")])
+def test_what_is_no_tensor_is_named(images, came):
+    for use in (lambda: warp(images, affine()), lambda: sample(images, torch.zeros(1, 2, 2, 2))):
+        with pytest.raises(ValueError, match=f"images is a {came}; expected a tensor"):
+            use()
+    with pytest.raises(ValueError, match="grid is ndarray"):
+        sample(torch.zeros(1, 1, 3, 3), np.zeros((1, 2, 2, 2)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_images_on_a_half_grid_are_read_in_float32(dtype):
+    half, grid = images(0, 2, 3, 28, 28).to(dtype), sampling_grid(generic_theta(1).float(), (9, 9)).to(dtype)
+    seen = sample(half, grid)
+    assert seen.dtype == torch.float32 and torch.equal(seen, sample(half.float(), grid.float()))

@@ -5,12 +5,25 @@ import kornia
 import numpy as np
 import pytest
 import torch
+import torchvision.transforms.functional as transforms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stn_helpers.checks import check_finite
 from stn_helpers.families import family
-from stn_helpers.theta import CORNERS, affine, as_matrix, compose, decompose, invert, map_points, projective
+from stn_helpers.pixels import theta_from_pixels, theta_to_pixels
+from stn_helpers.sampler import warp
+from stn_helpers.theta import (
+    CORNERS,
+    affine,
+    as_matrix,
+    compose,
+    convex,
+    decompose,
+    invert,
+    map_points,
+    projective,
+)
 
 quick = settings(deadline=None, max_examples=30)
 
@@ -358,3 +371,203 @@ def test_half_precision_is_widened_where_it_could_not_be_inverted():
 def test_what_does_not_fit_is_named(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+# One meaning for each way to say a pair
+
+
+@pytest.mark.parametrize("name", ["shift", "scale"])
+def test_a_pair_is_one_pair_in_every_dress(name):
+    expected = affine(angle=20, **{name: (0.5, -0.25)})
+    dresses = (
+        [0.5, -0.25],
+        torch.tensor([0.5, -0.25]),
+        np.array([0.5, -0.25]),
+        torch.tensor([[0.5, -0.25]]),
+        np.array([[0.5, -0.25]]),
+    )
+    for dress in dresses:
+        assert torch.equal(affine(angle=20, **{name: dress}), expected)
+    three = torch.tensor([[0.5, -0.25], [1.0, 2.0], [0.1, 0.2]])
+    one_by_one = torch.cat([affine(**{name: tuple(pair.tolist())}) for pair in three])
+    for dress in (three, three.numpy(), tuple(three.unbind(1)), three.T.tolist()):
+        assert torch.equal(affine(**{name: dress}), one_by_one)
+
+
+@pytest.mark.parametrize("name", ["shift", "scale"])
+@pytest.mark.parametrize("number", [0.5, torch.tensor(0.5), np.array(0.5), np.float64(0.5)])
+def test_a_number_is_meant_for_both_axes(name, number):
+    found = affine(**{name: number})
+    assert torch.equal(found, affine(**{name: (0.5, 0.5)})) and found.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["shift", "scale"])
+def test_a_column_is_one_number_a_sample_for_both_axes(name):
+    column = torch.tensor([[0.5], [2.0], [0.1]])
+    assert torch.equal(affine(**{name: column}), affine(**{name: (column[:, 0], column[:, 0])}))
+
+
+@pytest.mark.parametrize("name", ["shift", "scale"])
+@pytest.mark.parametrize("shape", [(3,), (1,), (2, 3), (1, 1, 2), (0,)])
+def test_what_could_be_read_in_two_ways_is_refused(name, shape):
+    for value in (torch.zeros(shape), np.zeros(shape)):
+        with pytest.raises(ValueError) as error:
+            affine(**{name: value})
+        assert name in str(error.value) and str(shape) in str(error.value) and "(N, 2)" in str(error.value)
+
+
+def test_angles_may_come_as_an_array():
+    assert torch.equal(affine(np.array([10.0, 20.0])), affine([10.0, 20.0]))
+
+
+# Matrices in pixels
+
+
+sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
+
+
+def pixel_matrix(seed: int, rows: int) -> torch.Tensor:
+    """(2, rows, 3) in pixels, in double: a window about as large as the image, somewhere near it."""
+    matrix = torch.eye(3).double() + 0.3 * random(seed, 2, 3, 3)
+    matrix[:, :2, 2] *= 30
+    matrix[:, 2, :2] /= 100
+    return matrix[:, :rows]
+
+
+def normalised(points: np.ndarray, size: tuple[int, int], align_corners: bool) -> np.ndarray:
+    """Pixel indices (M, 2) as normalised (x, y), from the definition; a single pixel lies in the middle."""
+    sides = np.array(size[::-1])
+    return np.where(sides > 1, 2 * points / np.maximum(sides - 1, 1) - 1, 0) if align_corners else (2 * points + 1) / sides - 1
+
+
+@quick
+@given(seeds, sizes, sizes, st.booleans(), st.sampled_from([2, 3]))
+def test_theta_from_pixels_sends_each_pixel_where_opencv_does(seed, source, target, align_corners, rows):
+    forward = pixel_matrix(seed, rows)
+    if align_corners:
+        source, target = (tuple(max(side, 2) for side in size) for size in (source, target))
+    back = as_matrix(forward).inverse()  # OpenCV inverts what it is given, too
+    points = np.random.default_rng(seed).uniform(-5, 40, (7, 2))
+    for matrix, inverse_map in ((forward, False), (back[:, :rows], True)):
+        theta = theta_from_pixels(matrix, source, target, align_corners, inverse_map)
+        assert theta.shape == matrix.shape and theta.dtype == torch.float64
+        found = map_points(theta, torch.from_numpy(normalised(points, target, align_corners)))
+        for sample in range(2):
+            looked = cv2.perspectiveTransform(points[None], back[sample].numpy())[0]
+            np.testing.assert_allclose(found[sample], normalised(looked, source, align_corners), rtol=1e-7, atol=1e-7)
+
+
+@quick
+@given(seeds, sizes, sizes, st.booleans(), st.booleans(), st.sampled_from([2, 3]))
+def test_theta_to_pixels_is_the_way_back(seed, source, target, align_corners, inverse_map, rows):
+    if align_corners:
+        source, target = (tuple(max(side, 2) for side in size) for size in (source, target))
+    matrix, how = pixel_matrix(seed, rows), (source, target, align_corners, inverse_map)
+    found = theta_to_pixels(theta_from_pixels(matrix, *how), *how)
+    if rows == 3:
+        found, matrix = found / found[:, 2:, 2:], matrix / matrix[:, 2:, 2:]
+    torch.testing.assert_close(found, matrix, rtol=1e-7, atol=1e-6)
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    """A smooth one, so that OpenCV's places, rounded to 1/32 pixel, matter little, and half a pixel much."""
+    y, x = np.mgrid[:height, :width]
+    return (np.sin(x / 2) + np.cos(y / 3 + x / 5) + 0.1 * x).astype(np.float32)
+
+
+@pytest.mark.parametrize("target", [(24, 31), (40, 17)])
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_the_picture_is_opencvs_and_kornias(target, align_corners):
+    image, (height, width) = picture(24, 31), target
+    turn = cv2.getRotationMatrix2D((9.0, 14.0), 25, 1.3)
+    tilt = cv2.getPerspectiveTransform(
+        np.float32([[0, 0], [30, 0], [30, 23], [0, 23]]), np.float32([[2, 1], [27, -2], [33, 20], [-3, 25]])
+    )
+    batch = torch.from_numpy(image)[None, None]
+    pairs = (
+        (turn, cv2.warpAffine, kornia.geometry.warp_affine),
+        (tilt, cv2.warpPerspective, kornia.geometry.warp_perspective),
+    )
+    for matrix, opencv, kornias in pairs:
+        theta = theta_from_pixels(matrix, (24, 31), target, align_corners)
+        assert theta.dtype == torch.float32 and theta.shape == (1, *matrix.shape)
+        seen = warp(batch, theta, target, padding_mode="zeros", align_corners=align_corners)
+        np.testing.assert_allclose(seen[0, 0], opencv(image, matrix, (width, height)), rtol=0, atol=0.06)
+        oracle = kornias(batch, torch.from_numpy(matrix)[None].float(), target, align_corners=True)
+        torch.testing.assert_close(seen, oracle, rtol=0, atol=1e-3)
+        back = theta_from_pixels(matrix, (24, 31), target, align_corners, inverse_map=True)
+        seen = warp(batch, back, target, padding_mode="zeros", align_corners=align_corners)
+        oracle = opencv(image, matrix, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        np.testing.assert_allclose(seen[0, 0], oracle, rtol=0, atol=0.06)
+
+
+def test_the_picture_is_torchvisions():
+    image, half = torch.from_numpy(picture(24, 31))[None, None], np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    how = dict(interpolation=transforms.InterpolationMode.BILINEAR)
+    # It turns clockwise about the middle of the picture, then moves.
+    matrix = cv2.getRotationMatrix2D((15.0, 11.5), -25, 1.3) + [[0, 0, 3], [0, 0, -2]]
+    seen = warp(image, theta_from_pixels(matrix, (24, 31), (24, 31)), padding_mode="zeros")
+    torch.testing.assert_close(seen, transforms.affine(image, 25, [3, -2], 1.3, [0, 0], **how), rtol=0, atol=1e-3)
+    start, end = [[0, 0], [30, 0], [30, 23], [0, 23]], [[2, 1], [27, -2], [33, 20], [-3, 25]]
+    matrix = np.linalg.inv(half) @ cv2.getPerspectiveTransform(np.float32(start), np.float32(end)) @ half
+    seen = warp(image, theta_from_pixels(matrix, (24, 31), (24, 31)), padding_mode="zeros")
+    torch.testing.assert_close(seen, transforms.perspective(image, start, end, **how), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((np.eye(4), (3, 4), (3, 4)), r"matrix has shape \(4, 4\)"),
+        ((np.eye(3), (3, 0), (3, 4)), r"source is \(3, 0\)"),
+        ((np.eye(3), (3, 4), 7), "target is 7"),
+        ((np.zeros((2, 3)), (3, 4), (3, 4)), "singular"),
+    ],
+)
+def test_pixel_matrices_that_do_not_fit_are_refused(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        theta_from_pixels(*arguments)
+
+
+# What no homography and no product may do
+
+
+@pytest.mark.parametrize("order", [(0, 2, 1, 3), (0, 1, 3, 2)])
+def test_crossed_corners_are_refused(order):
+    corners = torch.tensor(CORNERS)[None].repeat(2, 1, 1)
+    corners[1] = corners[1, list(order)]
+    with pytest.raises(ValueError, match="corners of sample 1 make no convex quadrilateral"):
+        projective(corners)
+
+
+@pytest.mark.parametrize("corner", range(4))
+def test_a_corner_that_points_inwards_is_refused(corner):
+    corners = torch.tensor(CORNERS)
+    corners[corner] *= -0.5
+    with pytest.raises(ValueError, match="corners of sample 0 make no convex quadrilateral"):
+        projective(corners)
+
+
+def test_a_mirrored_square_is_as_convex_as_a_square():
+    mirrored = torch.tensor(CORNERS) * torch.tensor([-1.0, 1.0])
+    torch.testing.assert_close(projective(mirrored), torch.diag(torch.tensor([-1.0, 1.0, 1.0]))[None])
+
+
+def test_convex_asks_for_the_same_turn_everywhere_and_for_enough_of_it():
+    square, flat = torch.tensor(CORNERS)[None], torch.tensor([[[-1.0, -1], [1, -1], [1.2, 0.0], [1, 1]]])
+    assert convex(square).all() and not convex(square.flip(1)).any() and convex(square, 0.999).all()
+    assert convex(flat, 0.1).all() and not convex(flat, 0.5).any() and not convex(square * float("nan")).any()
+
+
+def test_decompose_takes_an_affine_matrix_of_any_scale():
+    theta = affine(angle=30, scale=(0.5, 2.0), shift=(0.1, 0.2))
+    for part, again in zip(decompose(theta), decompose(-3 * as_matrix(theta)), strict=True):
+        torch.testing.assert_close(again, part)
+
+
+def test_compose_is_exact_whatever_matrix_products_may_lose():
+    first, then, before = affine(angle=33.0, scale=0.7), affine(angle=-71.0, shift=(0.3, 0.1)), torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        torch.testing.assert_close(compose(first, then).double(), compose(first.double(), then.double()), rtol=0, atol=1e-6)
+    finally:
+        torch.set_float32_matmul_precision(before)

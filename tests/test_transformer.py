@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-import torchvision.transforms.v2.functional as transforms
 from torch import nn
 
+from stn_helpers.checks import NotFiniteError
 from stn_helpers.families import family
-from stn_helpers.sampler import warp
+from stn_helpers.sampler import PADDINGS, warp
 from stn_helpers.theta import affine
-from stn_helpers.transformer import Blind, Normalize, SpatialTransformer, light_localization, seed_localization
+from stn_helpers.transformer import SpatialTransformer, light_localization, parameter_groups
 
 FAMILIES = ["affine", "similarity", "attention", "rotation", "projective", "tps"]
 every_family = pytest.mark.parametrize("name", FAMILIES)
@@ -158,40 +158,9 @@ def test_a_copy_by_state_dict_says_the_same():
 # Localization networks
 
 
-def shapes(module: nn.Sequential, seen: torch.Tensor, *kinds: type) -> list[tuple[int, ...]]:
-    """The shapes that leave the layers of these kinds, without the batch."""
-    found = []
-    for layer in module:
-        seen = layer(seen)
-        if isinstance(layer, kinds):
-            found.append(tuple(seen.shape[1:]))
-    return found
-
-
-def test_the_seeds_localization_has_the_seeds_shapes():
-    found = shapes(seed_localization(), torch.zeros(2, 3, 32, 32), nn.Conv2d, nn.MaxPool2d, nn.Linear)
-    assert found == [(64, 26, 26), (64, 13, 13), (128, 9, 9), (128, 4, 4), (256,)]
-
-
-def test_the_seeds_localization_with_theta_has_740486_parameters():
-    module = SpatialTransformer(seed_localization())
-    assert sum(weight.numel() for weight in module.parameters()) == 740_486
-
-
-@pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 40), (2, 18)])
-def test_the_seeds_localization_fits_other_square_images(channels, size):
-    assert seed_localization(channels, size)(torch.zeros(2, channels, size, size)).shape == (2, 256)
-
-
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (8, 60), (33, 17)])
 def test_the_light_localization_takes_images_of_any_size(height, width):
     assert light_localization(channels=2)(torch.zeros(3, 2, height, width)).shape == (3, 32)
-
-
-def test_normalize_is_torchvisions_and_leaves_nothing_in_a_checkpoint():
-    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
-    torch.testing.assert_close(Normalize(mean, std)(images()), transforms.normalize(images(), mean, std), rtol=0, atol=1e-6)
-    assert not Normalize(mean, std).state_dict()
 
 
 # Bad input
@@ -227,25 +196,172 @@ def test_an_unknown_family_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [(dict(padding_mode="black"), "padding_mode is 'black'"), (dict(size=(8, 0)), "size is")]
+    ("options", "message"),
+    [
+        (dict(padding_mode="black"), "padding_mode is 'black'.*border, zeros, reflection"),
+        (dict(size=(8, 0)), r"size is \(8, 0\)"),
+        (dict(size=28), "size is 28"),
+        (dict(features=0), "features is 0"),
+        (dict(features="12"), "features is '12'"),
+        (dict(family=None), "family is None"),
+    ],
 )
-def test_a_bad_padding_or_size_is_refused(options, message):
+def test_what_does_not_fit_is_refused_where_it_is_said(options, message):
     with pytest.raises(ValueError, match=message):
-        transformer(**options)(images())
+        transformer(**options)
 
 
-def test_images_too_small_for_the_seeds_localization_network_are_refused():
-    assert seed_localization(size=18)(torch.rand(1, 3, 18, 18)).shape == (1, 256)
-    with pytest.raises(ValueError, match="size is 17"):
-        seed_localization(size=17)
+class LastIsNotLast(nn.Module):
+    """Its last Linear layer is not the last that runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.answer, self.first = nn.Linear(3 * 4, 7), nn.Linear(3, 12)
+
+    def forward(self, images):
+        return self.answer(self.first(images.mean((2, 3))))
 
 
-def test_a_blind_localization_network_learns_one_window_for_every_image():
-    module = SpatialTransformer(Blind(), features=1)
-    noise = images()
-    module(noise).square().sum().backward()
-    assert module.to_theta.bias.grad.abs().max() > 0
-    with torch.no_grad():
-        module.to_theta.bias -= 0.1 * module.to_theta.bias.grad
-    theta = module.params(noise)
-    assert torch.equal(theta, theta[:1].expand(3, 6)) and not torch.equal(theta[0], torch.tensor(family("affine").identity))
+@pytest.mark.parametrize("localization", [LastIsNotLast(), nn.Sequential(LastIsNotLast(), nn.Unflatten(1, (7, 1)))])
+def test_a_localization_of_another_width_is_named_and_features_is_the_way_on(localization):
+    with pytest.raises(ValueError, match=r"localization answers with shape \(3, 7.*\); expected \(N, 12\).*features=F"):
+        SpatialTransformer(localization)(images())
+    assert SpatialTransformer(localization, features=7)(images()).shape == (3, 3, 12, 20)
+
+
+def test_a_localization_that_answers_no_tensor_is_named():
+    class Pair(LastIsNotLast):
+        def forward(self, images):
+            return super().forward(images), None
+
+    with pytest.raises(ValueError, match="localization answers with a tuple"):
+        SpatialTransformer(Pair(), features=7)(images())
+
+
+def test_features_with_two_axes_of_one_pixel_are_features():
+    pooled = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1))
+    module = SpatialTransformer(pooled, features=5)
+    module.to_theta.weight.data.normal_(std=0.1)
+    twin = SpatialTransformer(nn.Sequential(pooled, nn.Flatten()), features=5)
+    twin.load_state_dict({key.replace("localization", "localization.0"): value for key, value in module.state_dict().items()})
+    module.load_state_dict(module.state_dict())
+    assert torch.equal(module(images()), twin(images()))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda x: (255 * x).byte(), "images are torch.uint8 .* divide by 255"),
+        (lambda x: (255 * x).long(), "images are torch.int64 .* divide by 255"),
+        (lambda x: x.double(), "images are torch.float64 and localization's weights {torch.float32}"),
+        (lambda x: x.half(), "images are torch.float16 and localization's weights {torch.float32}"),
+        (lambda x: x[0], r"images are torch.float32 with shape \(3, 12, 20\).*images\[None\]"),
+        (lambda x: x.numpy(), "images is a ndarray"),
+    ],
+)
+def test_images_that_do_not_fit_get_the_samplers_sentence(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        transformer()(wrong(images()))
+
+
+def test_another_number_of_channels_is_still_torchs_own_error():
+    with pytest.raises(RuntimeError, match="channels"):
+        transformer()(images()[:, :2])
+
+
+class LowRank(nn.Module):
+    """A layer that learns beside another, as LoRA does."""
+
+    def __init__(self, base: nn.Linear):
+        super().__init__()
+        self.base, self.down, self.up = base, nn.Linear(base.in_features, 2), nn.Linear(2, base.out_features)
+        nn.init.zeros_(self.up.weight), nn.init.zeros_(self.up.bias)
+
+    def forward(self, features):
+        return self.base(features) + self.up(self.down(features))
+
+
+@pytest.mark.parametrize(
+    "wrap", [LowRank, lambda layer: nn.Sequential(layer, nn.Identity()), nn.utils.parametrizations.weight_norm]
+)
+def test_to_theta_may_be_wrapped(wrap):
+    module = say(transformer(), 0.8, 0.1, 0.2, -0.1, 0.9, 0.0)
+    module.to_theta.weight.data.normal_(std=0.1)
+    expected = module(images())
+    module.to_theta = wrap(module.to_theta)
+    torch.testing.assert_close(module(images()), expected, rtol=0, atol=1e-5)
+
+
+def test_a_hook_on_to_theta_sees_theta():
+    module, seen = transformer(), []
+    module.to_theta.register_forward_hook(lambda layer, given, said: seen.append(said))
+    module(images())
+    assert torch.equal(seen[0], torch.tensor([family("affine").identity] * 3))
+
+
+def test_it_says_what_it_is():
+    said = repr(nn.Sequential(transformer("tps", size=(5, 7), padding_mode="zeros"), transformer()))
+    assert "family=tps, size=(5, 7), padding_mode=zeros, align_corners=False" in said
+    assert "family=affine, size=as it comes, padding_mode=border" in said
+
+
+# Numbers that are not finite
+
+
+@pytest.mark.parametrize("padding_mode", PADDINGS)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_finite_theta_whose_grid_is_not_is_refused_before_it_can_end_the_process(padding_mode, training):
+    module = SpatialTransformer(nn.Flatten(), "projective", features=25, padding_mode=padding_mode).train(training)
+    say(module, 1, 0, 0, 0, 1, 0, 1.25, 0)
+    with pytest.raises(NotFiniteError, match="grid of sample 0 is not finite"):
+        module(torch.rand(2, 1, 5, 5)).sum().backward()
+    spline = SpatialTransformer(nn.Flatten(), "tps", features=25, padding_mode=padding_mode).train(training)
+    say(spline, *[1e38] * 32)
+    with pytest.raises(NotFiniteError, match="theta of sample 0 is not finite"):
+        spline(torch.rand(2, 1, 5, 5)).sum().backward()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_training_does_not_wait_and_testing_can_be_captured():
+    module, noise = transformer("tps").cuda(), images().cuda()
+    module(noise), module.eval()(noise)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        module.train()(noise).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    module.eval()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with torch.no_grad(), torch.cuda.stream(stream):
+        expected = module(noise)
+        stream.synchronize()
+        with torch.cuda.graph(graph, stream=stream):
+            found = module(noise)
+        graph.replay()
+    torch.cuda.synchronize()
+    torch.testing.assert_close(found, expected)
+    module.to_theta.bias.data.fill_(float("nan"))
+    with pytest.raises(NotFiniteError):
+        module(noise)
+
+
+# For an optimizer
+
+
+def test_parameter_groups_give_the_transformer_its_rate_and_spare_the_biases():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(transformer()), nn.Linear(2, 2))
+    net[0].bias.requires_grad_(False)
+    groups = parameter_groups(net, 0.5, localization=0.1, weight_decay=0.01, localization_decay=3.0)
+    found = {id(weight): (group["lr"], group["weight_decay"]) for group in groups for weight in group["params"]}
+    own = {id(weight) for weight in net[1].parameters()}
+    for weight in net.parameters():
+        rate, decay = (0.05, 0.03) if id(weight) in own else (0.5, 0.01)
+        expected = (pytest.approx(rate), pytest.approx(decay) if weight.ndim > 1 else 0.0)
+        assert (found.pop(id(weight)) == expected) if weight.requires_grad else id(weight) not in found
+    assert not found and sum(len(group["params"]) for group in groups) == 2 * 3 + 2 + 3
+    torch.optim.AdamW(groups, lr=0.5).step()
+
+
+def test_parameter_groups_of_its_own_change_nothing_but_the_decay_of_biases():
+    groups = parameter_groups(transformer(), 0.5)
+    assert {group["lr"] for group in groups} == {0.5} and {group["weight_decay"] for group in groups} == {0.0}

@@ -1,4 +1,4 @@
-"""The theta explorer without a kernel: one piece of HTML with its own sampler, for a page that was only opened."""
+"""The theta explorer: explorer.js and what it is told, as one piece of HTML that needs no kernel and no network."""
 
 import base64
 import hashlib
@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from stn_helpers.data.sets import test_card
+from stn_helpers.data.sets import load, test_card
 from stn_helpers.families import control_points
 
 SIDE = 128  # a larger picture is made smaller, on its longer side
-LOSSLESS = 12_000  # bytes; a picture whose PNG is larger, a photograph, goes as a JPEG
+LOSSLESS = 6_000  # bytes; a picture whose PNG is larger, a photograph, goes as a JPEG
 TITLES = {"matrix": "theta explorer: a matrix", "spline": "theta explorer: a thin plate spline"}
 SENTENCE = "Here are sliders to play with, in a browser that runs scripts."
 
-# name, label, lowest, highest, step, where nothing changes: those of widgets.MatrixExplorer and widgets.SplineExplorer.
+# name, label, lowest, highest, step, where nothing changes.
 SLIDERS = {
     "matrix": (
         ("angle", "angle, degrees", -180, 180, 1, 0),
@@ -60,42 +60,87 @@ def explorer_html(
     start: dict[str, float] | None = None,
     title: str | None = None,
     sentence: str = SENTENCE,
+    note: str = "",
+    link: bool = False,
 ) -> str:
-    """Sliders, the source with the sampling grid over it, the target and theta, as HTML that needs no kernel and no network.
+    """A window on a picture, to be moved by hand, what is seen through it, and theta, as HTML that needs no kernel and no network.
 
     kind: "matrix" (affine and projective) or "spline" (thin plate, k x k control points, k from 2 to 5).
-    pictures: {name: (C, H, W) in [0, 1] or uint8}, more than one to choose from; None for the test card.
+    pictures: {name: (C, H, W) in [0, 1] or uint8}, more than one to choose from; None for a test card, a digit and a photograph.
     presets: {label: {slider: value}}, one button each; None for those of the series. start: where the sliders stand at first.
     A spline's sliders are x1, y1, x2, ...: how far each control point moves.
-    title: what a screen reader calls it. sentence: what stands in its place where scripts do not run.
+    title: what a screen reader calls it. sentence: what stands in its place where scripts do not run. note: what stands below it.
+    link: the page's address holds the state, behind its #.
     The same arguments give the same text; several may stand on one page. Raises ValueError for what does not fit.
     Taught in notebook 01.
     """
+    found = json.dumps(page_options(kind, pictures, k, presets, start, title, note, link), ensure_ascii=False)
+    found = found.replace("<", "\\u003c")  # no "</script>" in a name can end the script
+    key = hashlib.sha256((found + sentence).encode()).hexdigest()[:12]
+    text = template()
+    for name, value in {"__KEY__": key, "__SENTENCE__": escape(sentence), "__OPTIONS__": found}.items():
+        text = text.replace(name, value)
+    return text
+
+
+def page_options(kind, pictures=None, k=3, presets=None, start=None, title=None, note="", link=False) -> dict:
+    """What `mount` in explorer.js is told; arguments and errors as `explorer_html`."""
     if kind not in list(SLIDERS):
         raise ValueError(f"kind is {kind!r}; expected one of {', '.join(SLIDERS)}")
     if not isinstance(k, int) or not 2 <= k <= 5:
         raise ValueError(f"k is {k!r}; expected 2 to 5 control points a side")
     ranges = slider_ranges(kind, k)
     presets = (MATRIX_PRESETS if kind == "matrix" else spline_presets(k)) if presets is None else presets
-    found = {"kind": kind, "k": k, "title": TITLES[kind] if title is None else title}
-    found["sliders"] = [dict(zip(("name", "label", "min", "max", "step", "value"), row, strict=True)) for row in SLIDERS[kind]]
-    found["presets"] = {label: moved(values, ranges, f"preset {label!r}") for label, values in presets.items()}
-    found["start"] = moved(start or {}, ranges, "start")
-    found["pictures"] = encoded({"test card": test_card(SIDE)} if pictures is None else pictures)
-    options = json.dumps(found, ensure_ascii=False).replace("<", "\\u003c")  # no "</script>" in a name can end the script
-    key = hashlib.sha256((options + sentence).encode()).hexdigest()[:12]
-    filled = {"__KEY__": key, "__SENTENCE__": escape(sentence), "__OPTIONS__": options}
-    text = template()
-    for name, value in filled.items():
-        text = text.replace(name, value)
-    return text
+    return {
+        "kind": kind,
+        "k": k,
+        "title": TITLES[kind] if title is None else title,
+        "sliders": [dict(zip(("name", "label", "min", "max", "step", "value"), row, strict=True)) for row in SLIDERS[kind]],
+        "presets": {label: moved(values, ranges, f"preset {label!r}") for label, values in presets.items()},
+        # A hand, or a theta that was set, may have gone further than a slider does.
+        "start": moved(start or {}, dict.fromkeys(ranges, (-180, 180)), "start"),
+        "pictures": encoded(default_pictures() if pictures is None else pictures),
+        "note": note,
+        "link": link,
+    }
+
+
+@lru_cache
+def default_pictures() -> dict[str, Tensor]:
+    """A test card, a digit and a photograph, (3, H, W) in [0, 1]; nothing is downloaded for them."""
+    from sklearn.datasets import load_sample_image
+
+    digit = load("digits", train=False).images[0].float() / 255
+    photo = torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1).float() / 255
+    # By Daniel Buechele, CC BY 2.0, as scikit-learn ships it.
+    return {"test card": test_card(SIDE), "a digit": enlarge(digit), "a photograph (D. Buechele, CC BY)": smaller(photo)}
+
+
+def enlarge(picture: Tensor) -> Tensor:
+    """A small picture, smoothly enlarged to SIDE pixels."""
+    return F.interpolate(picture[None], size=(SIDE, SIDE), mode="bicubic", align_corners=False)[0].clamp(0, 1)
+
+
+def smaller(picture: Tensor) -> Tensor:
+    """A picture with at most SIDE pixels on its longer side."""
+    most = max(picture.shape[1:])
+    if most <= SIDE:
+        return picture
+    size = [max(1, round(SIDE * side / most)) for side in picture.shape[1:]]
+    return F.interpolate(picture[None], size=size, mode="bilinear", antialias=True)[0].clamp(0, 1)
+
+
+@lru_cache
+def script() -> str:
+    """explorer.js without its comments and indents, which are for those who read the file itself."""
+    text = Path(__file__).with_name("explorer.js").read_text(encoding="utf-8")
+    return re.sub(r"(?m)^ *(//.*\n)?", "", text)
 
 
 @lru_cache
 def template() -> str:
-    """explorer.html: looks, controls and the sampler in JavaScript. Its indents are for those who read the file itself."""
-    text = Path(__file__).with_name("explorer.html").read_text(encoding="utf-8")
-    return re.sub(r"(?m)^ +", "", text)
+    """explorer.html with the script in it, and with names in capitals where each page has its own."""
+    return Path(__file__).with_name("explorer.html").read_text(encoding="utf-8").replace("__SCRIPT__", script())
 
 
 def slider_ranges(kind: str, k: int) -> dict[str, tuple[float, float]]:
@@ -161,11 +206,7 @@ def check_picture(name: str, picture) -> Tensor:
 
 def picture_bytes(name: str, picture: Tensor) -> Tensor:
     """A picture as uint8 (H, W, 3), at most SIDE pixels on its longer side; ValueError for what is not one."""
-    picture = check_picture(name, picture)
-    most = max(picture.shape[1:])
-    if most > SIDE:
-        size = [max(1, round(SIDE * side / most)) for side in picture.shape[1:]]
-        picture = F.interpolate(picture[None], size=size, mode="bilinear", antialias=True)[0]
+    picture = smaller(check_picture(name, picture))
     return (255 * picture).round().to(torch.uint8).expand(3, -1, -1).permute(1, 2, 0).contiguous()
 
 

@@ -1,30 +1,24 @@
-"""studies.py: what is compared, and what is said of it: means, paired differences with their intervals, poses."""
+"""study.py and the arms of every study: what is compared, and what is said of it: means, paired differences, poses."""
 
 import statistics
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from by_name import DIGITS, TUTORIALS, build
 from scipy.stats import ttest_rel
 
 from stn_helpers.data.distortions import DISTORTIONS, distorted
 from stn_helpers.data.poses import corner_drift, undone
 from stn_helpers.data.sets import load
-from stn_helpers.training.trainer import RECIPES
-from studies.networks import MODELS, build
-from studies.study import (
-    STUDIES,
-    Arm,
-    Study,
-    attended,
-    cifar10_arms,
-    confusion,
-    paired,
-    pose_spread,
-    summarise,
-    thetas,
-    trial_arms,
-)
+from stn_helpers.training.recipes import RECIPES
+from studies.cifar10 import PLACES, SLOW
+from studies.networks import digit_net
+from studies.study import Arm, Sets, Study, attended, confusion, get, names, paired, pose_spread, summarise, thetas
+
+NAMES = names()
+DIGIT, PLAIN = partial(digit_net, "affine"), partial(digit_net, None)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,7 +28,9 @@ def small_data(small_cifar_for_module):
 
 # Which arms
 
-GRID = Study("grid", "digits", {f"{test}, {name}": Arm("digit", "digits", test) for test in ("upright", "turned") for name in "ab"})
+GRID = Study(
+    "grid", "digits", {f"{test}, {name}": Arm(DIGIT, RECIPES["digits"], test) for test in ("upright", "turned") for name in "ab"}
+)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +49,7 @@ def test_arms_are_chosen_by_name_by_the_end_of_it_and_by_set(arms, sets, chosen)
 
 
 def test_an_arms_own_name_means_that_arm_alone():
-    assert STUDIES["straighten"].choose(["with ST"]) == ["with ST"]
+    assert get("straighten").choose(["with ST"]) == ["with ST"]
 
 
 def test_unknown_arms_and_sets_are_refused_with_the_known_ones():
@@ -63,47 +59,81 @@ def test_unknown_arms_and_sets_are_refused_with_the_known_ones():
         GRID.choose(None, ["rts"])
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_an_arm_is_compared_with_one_that_differs_in_its_network_alone(name):
-    arms = STUDIES[name].arms
+def test_what_takes_hours_is_run_only_by_its_name():
+    arms = {"a": Arm(DIGIT, RECIPES["digits"]), "b, long": Arm(DIGIT, RECIPES["digits"], on_request=True)}
+    study = Study("grid", "digits", arms)
+    assert study.choose() == ["a"] and study.choose(["long"]) == ["b, long"] == study.choose(["b, long"])
+
+
+def test_a_study_is_there_by_its_file_and_an_unknown_one_is_refused_with_those_that_are():
+    assert {"tutorial", "straighten", "cifar10", "strong", "paper_table", "glimpse", "deep", "addition", "colocalise"} <= set(NAMES)
+    assert all(get(name).name == name for name in NAMES)
+    with pytest.raises(ValueError, match="study is 'runner'; expected one of addition"):
+        get("runner")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_arm_is_compared_with_one_that_differs_in_one_thing(name):
+    arms = get(name).arms
     for arm in arms.values():
-        for other in filter(None, (arm.against, arm.spread_of)):
-            ours, theirs = (replace(RECIPES[one.recipe], localization=1.0) for one in (arm, arms[other]))
-            if arm.test.endswith(", undone"):  # the oracle differs in its pictures alone
-                assert arm.test == f"{arms[other].test}, undone" and arms[other].model == arm.model
-                continue
-            theirs = replace(theirs, clip=ours.clip, localization_decay=ours.localization_decay)
-            assert ours == theirs and arms[other].test == arm.test and arms[other].model != arm.model
-        assert set(arm.also) <= set(DISTORTIONS)
-        assert bool(arm.spread_of) == arm.model.endswith("-random")
+        for other in (arms[called] for called in (arm.against, arm.spread_of) if called):
+            theirs = replace(other.recipe, **{key: vars(arm.recipe)[key] for key in ("localization", "localization_decay", "clip")})
+            assert arm.recipe == theirs
+            if arm.train_on.endswith(", undone"):  # the oracle differs in its pictures alone
+                assert arm.train_on == f"{other.train_on}, undone" and arm.described() == other.described()
+            else:
+                assert (arm.train_on, arm.test) == (other.train_on, other.test) and arm.described() != other.described()
+        assert {arm.train_on, arm.test, *arm.also} <= set(DISTORTIONS)
+        assert not arm.spread_of or arm.network.args[-1] == "random"
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar10-strong"])
-def test_the_cifar10_studies_have_every_place_on_every_set_and_train_under_what_they_test(name):
-    arms = {key: arm for key, arm in STUDIES[name].arms.items() if key not in trial_arms()}
+@pytest.mark.parametrize("name", NAMES)
+def test_every_arm_is_another_run_and_says_its_network_in_words(name):
+    study = get(name)
+    abouts = [repr((arm.described(), arm.recipe, arm.train_on, arm.test)) for arm in study.arms.values()]
+    assert len(set(abouts)) == len(abouts) and study.ship.keys() <= study.arms.keys()
+    assert study.precision in ("float32", "bfloat16")
+
+
+def test_the_cifar10_study_has_every_place_on_every_set_that_it_can_be_in():
+    arms = get("cifar10").arms
     for test in ("upright", "rotated", "rts", "perspective", "rotated disc"):
-        here = {arm.model.split("-", 1)[1] for arm in arms.values() if arm.test == test}
-        heavy = {"heavy"} if test in ("upright", "rotated") else set()
-        others = {"frozen", "random", "feature", "window", "two"} if test != "rotated disc" else set()
-        assert here == {"plain", "light", "no-warp"} | others | heavy
-        assert all(RECIPES[arm.recipe].distortion == test for arm in arms.values() if arm.test == test)
-    for arm in arms.values():
-        assert arm.also == (("rotated", "rts", "perspective") if arm.test == "upright" else ())
+        here = {name.split(", ", 1)[1] for name, arm in arms.items() if arm.test == test}
+        left_out = set() if test in ("upright", "rotated") else {"heavy ST"}
+        left_out |= {name for name in PLACES if "smallest" in name and test in ("upright", "perspective")}
+        if test == "rotated disc":
+            left_out |= {"ST frozen at identity", "random theta", "ST on a feature map", "one window on a feature map", "two STs"}
+        assert here == set(PLACES) - left_out
+        assert (f"{test}, oracle" in arms) == (test != "upright")
+    assert all(arm.train_on == arm.test for arm in arms.values())
     order = list(arms)
     assert all(order.index(arm.spread_of) < order.index(key) for key, arm in arms.items() if arm.spread_of)
 
 
 def test_a_random_theta_has_the_spread_of_a_light_st_that_is_not_lost():
-    taken = {name: arm.spread_of.split(", ", 1)[1] for name, arm in STUDIES["cifar10"].arms.items() if arm.spread_of}
+    arms = get("cifar10").arms
+    taken = {name: arm.spread_of.split(", ", 1)[1] for name, arm in arms.items() if arm.spread_of}
     assert taken == {
-        "upright, random theta": "light ST, a tenth of the rate",
+        "upright, random theta": SLOW,
         "rotated, random theta": "light ST",
-        "rts, random theta": "light ST, a tenth of the rate",
-        "perspective, random theta": "light ST, a tenth of the rate",
+        "rts, random theta": SLOW,
+        "perspective, random theta": SLOW,
     }
     # The runner takes the spread from a run of the same recipe.
-    for study in STUDIES.values():
-        assert all(arm.recipe == study.arms[arm.spread_of].recipe for arm in study.arms.values() if arm.spread_of)
+    assert all(arm.recipe == arms[arm.spread_of].recipe for arm in arms.values() if arm.spread_of)
+
+
+def test_a_test_set_is_distorted_once_on_the_processor_and_then_brought_to_the_device(monkeypatch):
+    from studies import study as module
+
+    calls, real = [], module.distorted
+    monkeypatch.setattr(
+        module, "distorted", lambda data, name: (calls.append((name, data.images.device.type)), real(data, name))[1]
+    )
+    sets = Sets(GRID, "meta")
+    (bent, poses), again = sets.bent("turned"), sets.bent("turned")
+    assert calls == [("turned", "cpu")] and again[0] is bent
+    assert bent.images.device.type == "meta" and poses.device.type == "cpu" and sets.train.images.device.type == "meta"
 
 
 # Paired differences
@@ -125,18 +155,22 @@ def test_a_gain_and_its_interval_are_those_of_scipys_paired_t_test():
     assert (gain["low"], gain["high"]) == pytest.approx((interval.low, interval.high))
 
 
-def test_the_share_of_the_rate_may_differ_and_nothing_else():
-    slow = [row("a", 0, 71.0, recipe={"epochs": 2, "localization": 0.1}), row("b", 0, 70.0)]
+@pytest.mark.parametrize("own", [{"localization": 0.1}, {"localization_decay": 0.0}, {"clip": 1.0}])
+def test_what_concerns_the_localization_network_alone_may_differ_and_nothing_else(own):
+    slow = [row("a", 0, 71.0, recipe={"epochs": 2, **own}), row("b", 0, 70.0)]
     assert paired(slow, "a", "b")["mean"] == 1
     assert paired([row("a", 0, 71.0, recipe={"epochs": 2, "lr": 0.1}), row("b", 0, 70.0)], "a", "b") == {}
 
 
 def test_the_slow_and_the_heavy_transformers_learn_at_a_tenth_of_the_rate():
-    for name, arm in cifar10_arms("small", "study").items():
+    for name, arm in get("cifar10").arms.items():
+        if arm.recipe.optimizer == "adamw":
+            assert arm.recipe.localization == 1.0, name
+            continue
         # A random theta learns nothing; its recipe is that of the transformer whose spread it has.
-        slow = name.endswith(("a tenth of the rate", "heavy ST")) or arm.spread_of.endswith("a tenth of the rate")
-        assert RECIPES[arm.recipe].localization == (0.1 if slow else 0.5), name
-    assert {RECIPES[arm.recipe].localization for arm in STUDIES["cifar10-strong"].arms.values()} == {0.1}
+        slow = "a tenth of the rate" in name + arm.spread_of or name.endswith(("heavy ST", "one window at the input"))
+        assert arm.recipe.localization == (0.1 if slow else 0.5), name
+    assert {arm.recipe.localization for arm in get("strong").arms.values()} == {0.1}
 
 
 def test_only_seeds_that_both_arms_have_are_compared():
@@ -161,7 +195,7 @@ def test_a_gain_can_be_asked_for_under_another_test():
 
 
 def test_the_summary_has_the_gain_of_the_arms_that_are_against_another():
-    arms = {"a": Arm("digit", "digits", against="b"), "b": Arm("digit-plain", "digits")}
+    arms = {"a": Arm(DIGIT, RECIPES["digits"], against="b"), "b": Arm(PLAIN, RECIPES["digits"])}
     first, second = summarise(ROWS, arms)
     assert first["gain"] == paired(ROWS, "a", "b") and "gain" not in second
     assert first["mean"] == statistics.mean(OURS) and first["sd"] == statistics.stdev(OURS)
@@ -180,12 +214,17 @@ def looking(bias: list[float], shake: float = 0.0):
     return model
 
 
+def looked(model, distortion: str) -> dict:
+    """What the cifar10 study measures of a network that was made for this distortion."""
+    return attended(model, Sets(get("cifar10")), get("cifar10").arms[f"{distortion}, light ST"], 0)
+
+
 def test_a_row_says_what_the_transformer_did_to_the_distorted_test_set():
     test = load("cifar10", train=False)
     model = looking([0.9, 0.1, 0.0, -0.1, 0.8, 0.2], shake=0.02)
     bent, poses = distorted(test, "rotated")
     raw = thetas(model, bent)
-    found = attended(model, test, test, "rotated", 0)
+    found = looked(model, "rotated")
     assert found["corners"] == corner_drift(raw.reshape(-1, 2, 3), poses)
     assert found["undone"] == undone(raw.reshape(-1, 2, 3), poses)
     assert found["frame"] == undone(raw.reshape(-1, 2, 3), poses, period=90) != found["undone"]
@@ -195,40 +234,28 @@ def test_a_row_says_what_the_transformer_did_to_the_distorted_test_set():
 
 
 def test_a_perspective_has_no_one_angle_but_corners():
-    test = load("cifar10", train=False)
-    assert attended(looking([1.0, 0, 0, 0, 1, 0]), test, test, "perspective", 0).keys() == {"corners", "spread"}
+    assert looked(looking([1.0, 0, 0, 0, 1, 0]), "perspective").keys() == {"corners", "spread"}
 
 
 def test_a_transformer_that_collapsed_is_reported_without_its_corners():
-    test = load("cifar10", train=False)
-    found = attended(looking([0.0, 0, 0.3, 0, 0, 0.1]), test, test, "rotated", 0)
+    found = looked(looking([0.0, 0, 0.3, 0, 0, 0.1]), "rotated")
     assert "corners" not in found and found["spread"]["mean"] == pytest.approx([0, 0, 0.3, 0, 0, 0.1])
 
 
 def test_a_network_without_a_transformer_at_its_input_has_nothing_to_say():
-    test = load("cifar10", train=False)
-    assert attended(build("small-plain"), test, test, "rotated", 0) == {} == attended(build("small-feature"), test, test, "rts", 0)
+    assert looked(build("small-plain"), "rotated") == {} == looked(build("small-feature"), "rts")
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_every_arm_of_a_study_names_what_there_is(name):
-    for arm in STUDIES[name].arms.values():
-        assert arm.model in MODELS and arm.recipe in RECIPES and arm.test in DISTORTIONS
-    assert STUDIES[name].ship.keys() <= STUDIES[name].arms.keys()
-    assert len({(arm.model, arm.recipe, arm.test) for arm in STUDIES[name].arms.values()}) == len(STUDIES[name].arms)
-
-
-def test_twins_start_from_the_same_classifier():
-    for kind in ("seed", "digit"):
-        names = [name for name in MODELS if name.startswith(kind) and name != "digit-wide"]
-        starts = [build(name, 4).classifier.state_dict() for name in names]
-        for other in starts[1:]:
-            assert all(torch.equal(starts[0][name], other[name]) for name in starts[0])
+@pytest.mark.parametrize("kind", [TUTORIALS, DIGITS])
+def test_twins_start_from_the_same_classifier(kind):
+    starts = [build(name, 4).classifier.state_dict() for name in kind if name != "digit-wide"]
+    for other in starts[1:]:
+        assert all(torch.equal(starts[0][name], other[name]) for name in starts[0])
 
 
 def test_confusion_counts_truth_in_rows_and_guesses_in_columns():
     test = load("cifar10", train=False)
-    model = build("seed-plain").eval()
+    model = build("tutorial-plain").eval()
     slow = torch.zeros(10, 10, dtype=torch.int64)
     with torch.no_grad():
         for image, label in zip(test.images, test.labels, strict=True):
@@ -237,7 +264,7 @@ def test_confusion_counts_truth_in_rows_and_guesses_in_columns():
 
 
 def test_an_untrained_transformer_says_identity_of_every_image():
-    test, model = load("cifar10", train=False), build("seed")
+    test, model = load("cifar10", train=False), build("tutorial")
     assert torch.equal(thetas(model, test), torch.tensor([[1.0, 0, 0, 0, 1, 0]]).expand(50, 6))
     spread = {"angle": 0.0, "scale_x": 1.0, "scale_y": 1.0, "shear": 0.0, "shift_x": 0.0, "shift_y": 0.0}
     assert pose_spread(model, test) == {name: [mean, 0.0] for name, mean in spread.items()}

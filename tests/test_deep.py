@@ -1,23 +1,21 @@
-"""refine.py: looks in a row against matrices multiplied by hand, a warp of a warp, and networks written out with torch."""
+"""deep.py: looks in a row against matrices multiplied by hand, a warp of a warp, and networks written out with torch."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from by_name import build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from stn_helpers.data.sets import load
 from stn_helpers.theta import affine
-from stn_helpers.training.trainer import RECIPES, Trainer
+from stn_helpers.training.trainer import Trainer
 from stn_helpers.transformer import SpatialTransformer
-from studies.networks import build, digit_classifier
-from studies.refine import PlacedNet, RefiningTransformer, cost, glance, on_the_map
-from studies.study import STUDIES
+from studies.deep import BRIEF, STUDY, RefiningTransformer
 
-BRIEF = ["digit-looks-1", "digit-looks-2", "digit-looks-2-resampled", "digit-map", "digit-summary"]
-BRIEF += ["digit-deeper", "digit-glance-24"]
+LOOKS = ["digit-looks-1", "digit-looks-2", "digit-looks-2-resampled", "digit-map"]
 
 
 class Says(nn.Module):
@@ -115,37 +113,19 @@ def test_one_look_is_a_plain_transformer():
     assert one(images).shape == (3, 1, 28, 28)
 
 
-@pytest.mark.parametrize("name", BRIEF)
+@pytest.mark.parametrize("name", LOOKS)
 @torch.no_grad()
 def test_before_training_a_transformer_changes_no_logit(name):
     images = torch.rand(4, 1, 28, 28)
-    plain = build("digit-plain", 5)
-    if name in ("digit-deeper", "digit-glance-24"):
-        assert not torch.allclose(build(name, 5)(images), plain(images), atol=1e-3)  # fewer pixels, or more layers
-    else:
-        torch.testing.assert_close(build(name, 5)(images), plain(images), rtol=0, atol=1e-4)
+    torch.testing.assert_close(build(name, 5)(images), build("digit-plain", 5)(images), rtol=0, atol=1e-4)
 
 
 @torch.no_grad()
 def test_a_transformer_on_the_map_bends_the_map_alone():
-    inner = on_the_map()
-    inner.to_theta.bias.copy_(torch.tensor([-1.0, 0, 0, 0, 1, 0]))  # mirrored left to right
-    network, images = PlacedNet(digit_classifier(), inner=inner).eval(), torch.rand(3, 1, 28, 28)
+    network, images = build("digit-map").eval(), torch.rand(3, 1, 28, 28)
+    network.inner.to_theta.bias.copy_(torch.tensor([-1.0, 0, 0, 0, 1, 0]))  # mirrored left to right
     mirrored = network.classifier[:3](images).flip(-1)
     torch.testing.assert_close(network(images), network.classifier[3:](mirrored), rtol=0, atol=1e-5)
-
-
-@torch.no_grad()
-def test_a_glance_chooses_by_the_summary_and_reads_the_canvas():
-    transformer, canvas = glance(24), torch.rand(2, 1, 56, 56)
-    transformer.to_theta.weight.normal_(generator=torch.Generator().manual_seed(2))
-    blocks = F.avg_pool2d(canvas, 2)
-    assert torch.equal(transformer.params(canvas), transformer.params(blocks)) and transformer(canvas).shape == (2, 1, 24, 24)
-    size, x, y = transformer.params(canvas).unbind(1)
-    theta = affine(scale=size[:, None], shift=(x, y))
-    grid = F.affine_grid(theta, [2, 1, 24, 24], align_corners=False)
-    read = F.grid_sample(canvas, grid, padding_mode="zeros", align_corners=False)
-    torch.testing.assert_close(transformer(canvas), read, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1.5, "2", None])
@@ -154,34 +134,13 @@ def test_less_than_one_look_is_refused(steps):
         RefiningTransformer(nn.Linear(2, 2), steps)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 28, 28), (1, 28, 28), (2, 28, 28, 1)])
-def test_images_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError) as error:
-        PlacedNet(digit_classifier())(torch.zeros(shape))
-    assert f"images have shape {shape}; the digits' network expects (N, 1, H, W)" in str(error.value)
-
-
-# The studies
-
-
-@pytest.mark.parametrize("name", ["deep", "glimpse"])
-def test_arms_differ_in_their_network_alone(name):
-    arms = STUDIES[name].arms
-    for arm in arms.values():
-        assert RECIPES[arm.recipe].distortion == arm.test
-        assert not arm.against or (arms[arm.against].recipe, arms[arm.against].test) == (arm.recipe, arm.test)
-
-
-@pytest.mark.parametrize("name", BRIEF)
+@pytest.mark.parametrize("name", LOOKS)
 def test_a_network_learns_one_batch_by_heart(name):
     digits = load("digits", train=True).subset(slice(32))
-    recipe = RECIPES["brief"]
-    losses = Trainer(build(name), digits.subset(torch.arange(64 * 50) % 32), recipe, seed=0).run_epoch().losses
+    losses = Trainer(build(name), digits.subset(torch.arange(64 * 50) % 32), BRIEF, seed=0).run_epoch().losses
     assert losses[0] == pytest.approx(np.log(10), abs=0.3) and losses[-1] < 1.5 < losses[0]
 
 
-def test_what_a_network_costs_is_time_and_leaves_it_able_to_train():
-    network, digits = build("digit-glance-24"), load("digits", train=False)
-    found = cost(network, digits, digits, "cluttered", 0)["milliseconds"]
-    assert 0 < found["forward"] < found["training"]
-    assert all(weight.requires_grad for weight in network.parameters())
+def test_every_arm_is_against_the_network_without_a_transformer():
+    assert {name for name, arm in STUDY.arms.items() if not arm.against} == {"turned, no ST"}
+    assert {arm.train_on for arm in STUDY.arms.values()} == {"rotated"}

@@ -1,35 +1,29 @@
-"""The networks by name: the seed's listing, its twins, and weights that depend on the seed alone."""
+"""The networks: the tutorial's listing, its twins, arms with a transformer in every place, and weights from the seed alone."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from by_name import DIGITS, NETWORKS, PAPERS, SPREAD, STUDIED, TUTORIALS, build
 from torch import Tensor, nn
 
 from stn_helpers.transformer import SpatialTransformer
-from studies import networks as classifiers
+from studies.cifar10 import STUDY
 from studies.networks import (
     CIFAR10_MEAN,
     CIFAR10_STD,
-    MODELS,
-    STUDY_ARMS,
+    PLACES,
+    PlacedNet,
     Residual,
-    SeedNet,
-    StudyNet,
-    seed_classifier,
+    cifar_net,
+    pad_to,
     strong_classifier,
+    tutorial_classifier,
+    tutorial_localization,
 )
-from studies.paper_table import NETWORKS
+from studies.tutorial import tutorial_net
 
-SEEDS, DIGITS = ([name for name in MODELS if name.startswith(kind)] for kind in ("seed", "digit"))
-STUDIED = [name for name in MODELS if name.startswith(("small", "strong"))]
-SPREAD = {"mean": [0.9, 0.1, 0.0, 0.0, 1.1, 0.2], "covariance": (torch.diag(torch.tensor([4.0, 1, 0, 1, 2, 3])) / 100).tolist()}
-every_model = pytest.mark.parametrize("name", MODELS)
-TWINS = ["seed-plain", "seed-frozen", "seed-no-warp"]
-
-
-def build(name: str, *seed, **options) -> nn.Module:
-    """A network by name; one that draws theta at random is given a spread."""
-    return classifiers.build(name, *seed, **options, **({"spread": SPREAD} if name.endswith("-random") else {}))
+every_network = pytest.mark.parametrize("name", NETWORKS)
+TWINS = ["tutorial-plain", "tutorial-frozen", "tutorial-no-warp"]
 
 
 def images(count: int = 4) -> Tensor:
@@ -42,7 +36,7 @@ def size(module: nn.Module, trainable: bool = False) -> int:
 
 
 class Listing(nn.Module):
-    """The seed's listing, and behind it the tutorial's classifier with 3 channels and 500 features. Images come normalised."""
+    """The network's listing, and behind it the tutorial's classifier with 3 channels and 500 features. Images come normalised."""
 
     def __init__(self, padding_mode: str):
         super().__init__()
@@ -81,9 +75,9 @@ def normalised(seen: Tensor) -> Tensor:
     return (seen - torch.tensor(CIFAR10_MEAN)[:, None, None]) / torch.tensor(CIFAR10_STD)[:, None, None]
 
 
-def pair(padding_mode: str, zoom: float, spread: float) -> tuple[SeedNet, Listing]:
+def pair(padding_mode: str, zoom: float, spread: float) -> tuple[PlacedNet, Listing]:
     """Our network and the listing with equal weights, and thetas around a zoom that differ from image to image."""
-    ours, listing = build("seed").eval(), Listing(padding_mode).eval()
+    ours, listing = build("tutorial").eval(), Listing(padding_mode).eval()
     head = ours.transformer.to_theta
     with torch.no_grad():
         head.weight.normal_(std=spread, generator=torch.Generator().manual_seed(1))
@@ -95,7 +89,7 @@ def pair(padding_mode: str, zoom: float, spread: float) -> tuple[SeedNet, Listin
 
 
 @torch.no_grad()
-def test_the_network_is_the_seeds_listing_where_theta_stays_inside():
+def test_the_network_is_the_listing_where_theta_stays_inside():
     ours, listing = pair("zeros", zoom=0.6, spread=0.02)
     grid = listing.grid(normalised(images()))
     assert grid.abs().max() < 1 and grid.std(dim=0).max() > 0.01  # inside, and another place for each image
@@ -104,13 +98,13 @@ def test_the_network_is_the_seeds_listing_where_theta_stays_inside():
 
 
 @torch.no_grad()
-def test_the_network_is_the_seeds_listing_with_border_padding_everywhere():
+def test_the_network_is_the_listing_with_border_padding_everywhere():
     ours, listing = pair("border", zoom=1.4, spread=0.3)
     assert listing.grid(normalised(images())).abs().max() > 1.5
     torch.testing.assert_close(ours(images()), listing(normalised(images())), rtol=0, atol=1e-5)
 
 
-def test_gradients_are_those_of_the_seeds_listing():
+def test_gradients_are_those_of_the_listing():
     ours, listing = pair("border", zoom=0.8, spread=0.1)
     for network, seen in ((ours, images()), (listing, normalised(images()))):
         F.cross_entropy(network(seen), torch.arange(4)).backward()
@@ -118,35 +112,36 @@ def test_gradients_are_those_of_the_seeds_listing():
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=0, atol=2e-5)  # of size 0.5, float32 sums of thousands
 
 
-def test_the_parts_have_the_seeds_numbers_of_parameters():
-    assert size(seed_classifier()) == 31_340
-    network = build("seed")
+def test_the_parts_have_the_listings_numbers_of_parameters():
+    assert size(tutorial_classifier()) == 31_340
+    network = build("tutorial")
     assert size(network.classifier) == 31_340 and size(network.transformer) == 740_486
     assert size(network) == size(network, trainable=True) == 31_340 + 740_486
 
 
 def test_the_classifiers_shapes_are_the_tutorials():
     seen, found = images(2), []
-    for layer in seed_classifier():
+    for layer in tutorial_classifier():
         seen = layer(seen)
         if isinstance(layer, (nn.MaxPool2d, nn.Linear)):
             found.append(tuple(seen.shape[1:]))
     assert found == [(10, 14, 14), (20, 5, 5), (50,), (10,)]
 
 
-@every_model
-def test_every_network_gives_finite_logits_an_image(name):
+@every_network
+def test_every_one_gives_finite_logits_an_image(name):
     adds = name.startswith("sum")  # two digits, a channel each, and their sum, 0 to 18
-    channels = 2 if adds else 1 if name in [*DIGITS, *NETWORKS] else 3
+    channels = 2 if adds else 1 if name in [*DIGITS, *PAPERS] else 3
     logits = build(name)(images()[:, :channels] if channels == 3 else images()[:, :channels, :28, :28])
     assert logits.shape == (4, 19 if adds else 10) and logits.isfinite().all()
 
 
 def test_the_dropout_rates_are_the_tutorials_and_can_be_set():
     def rates(**options):
-        return [layer.p for layer in build("seed", **options).modules() if isinstance(layer, (nn.Dropout, nn.Dropout2d))]
+        return [layer.p for layer in build("tutorial", **options).modules() if isinstance(layer, (nn.Dropout, nn.Dropout2d))]
 
     assert rates() == [0.5, 0.5]
+    assert [layer.p for layer in tutorial_net().modules() if isinstance(layer, (nn.Dropout, nn.Dropout2d))] == [0.0, 0.0]
     assert rates(conv_dropout=0.1, dropout=0.2) == [0.1, 0.2]
 
 
@@ -155,21 +150,21 @@ def test_the_dropout_rates_are_the_tutorials_and_can_be_set():
 
 @pytest.mark.parametrize("twin", TWINS)
 def test_twins_start_from_the_very_same_classifier(twin):
-    one, other = (build(name, seed=7).classifier.state_dict() for name in ("seed", twin))
+    one, other = (build(name, seed=7).classifier.state_dict() for name in ("tutorial", twin))
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.parametrize("twin", ["seed", "seed-frozen"])
+@pytest.mark.parametrize("twin", ["tutorial", "tutorial-frozen"])
 @torch.no_grad()
 def test_before_training_a_transformer_changes_no_logit(twin):
     # Identity with align_corners=True: places in float32, off by 2e-6 pixels.
-    torch.testing.assert_close(build(twin).eval()(images()), build("seed-plain").eval()(images()), rtol=0, atol=1e-5)
+    torch.testing.assert_close(build(twin).eval()(images()), build("tutorial-plain").eval()(images()), rtol=0, atol=1e-5)
 
 
 def test_a_frozen_transformer_has_nothing_to_train():
-    network = build("seed-frozen")
-    assert size(network, trainable=True) == size(build("seed-plain")) == 31_340
-    assert size(network) == size(build("seed"))
+    network = build("tutorial-frozen")
+    assert size(network, trainable=True) == size(build("tutorial-plain")) == 31_340
+    assert size(network) == size(build("tutorial"))
     network(images()).sum().backward()
     assert all(weight.grad is None for weight in network.transformer.parameters())
     assert all(weight.grad is not None for weight in network.classifier.parameters())
@@ -177,7 +172,7 @@ def test_a_frozen_transformer_has_nothing_to_train():
 
 @torch.no_grad()
 def test_without_a_warp_the_same_localization_network_speaks_to_the_logits_instead():
-    network, plain = build("seed-no-warp").eval(), build("seed-plain").eval()
+    network, plain = build("tutorial-no-warp").eval(), build("tutorial-plain").eval()
     extra = network.extra(normalised(images()))
     torch.testing.assert_close(network(images()), plain(images()) + extra, rtol=0, atol=1e-5)
     # The same 738,944 weights as before theta, then ten numbers in place of six.
@@ -187,7 +182,7 @@ def test_without_a_warp_the_same_localization_network_speaks_to_the_logits_inste
 # Seeds
 
 
-@every_model
+@every_network
 def test_weights_depend_on_the_seed_and_on_nothing_else(name):
     def weights(seed):
         return torch.cat([weight.detach().flatten() for weight in build(name, seed=seed).parameters()])
@@ -196,25 +191,19 @@ def test_weights_depend_on_the_seed_and_on_nothing_else(name):
     assert torch.equal(weights(1), weights(1)) and not torch.equal(weights(1), weights(2))
 
 
-@every_model
-def test_building_leaves_the_global_generator_where_it_was(name):
-    before = torch.get_rng_state()
-    build(name, seed=3)
+def test_an_arm_builds_from_its_seed_and_leaves_the_global_generator_where_it_was():
+    arm, before = STUDY.arms["rotated, light ST"], torch.get_rng_state()
+    one, again, other = (torch.cat([weight.flatten() for weight in arm.build(seed).parameters()]) for seed in (3, 3, 4))
+    assert torch.equal(one, again) and not torch.equal(one, other)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 # Bad input
 
 
-def test_an_unknown_model_is_refused_and_the_known_ones_are_listed():
-    with pytest.raises(ValueError) as error:
-        build("sead")
-    assert "model is 'sead'" in str(error.value) and all(name in str(error.value) for name in MODELS)
-
-
 def test_an_unknown_kind_of_transformer_is_refused():
     with pytest.raises(ValueError, match="transformer is 'thawed'; expected learned, fixed, frozen, no-warp or None"):
-        SeedNet("thawed")
+        tutorial_net("thawed")
 
 
 @pytest.mark.parametrize("side", [28, 48])
@@ -228,7 +217,7 @@ def test_the_wider_twin_has_as_many_parameters_as_the_transformer_adds():
     assert plain < with_st <= wide < 1.05 * with_st
 
 
-REFUSED = [(name, shape) for name in SEEDS for shape in [(2, 1, 32, 32), (2, 3, 28, 28), (3, 32, 32), (2, 32, 32, 3)]]
+REFUSED = [(name, shape) for name in TUTORIALS for shape in [(2, 1, 32, 32), (2, 3, 28, 28), (3, 32, 32), (2, 32, 32, 3)]]
 REFUSED += [(name, shape) for name in DIGITS for shape in [(2, 3, 28, 28), (1, 28, 28), (2, 28, 28, 1)]]
 
 REFUSED += [(name, shape) for name in STUDIED for shape in [(2, 1, 32, 32), (2, 3, 31, 32), (2, 3, 32, 31), (3, 32, 32)]]
@@ -238,13 +227,13 @@ REFUSED += [(name, shape) for name in STUDIED for shape in [(2, 1, 32, 32), (2, 
 def test_images_of_another_shape_are_refused(name, shape):
     with pytest.raises(ValueError) as error:
         build(name)(torch.zeros(shape))
-    assert "images" in str(error.value) and str(shape) in str(error.value)
+    assert f"images have shape {shape}; this network expects (N, " in str(error.value)
 
 
 def test_building_seeds_no_gpu(monkeypatch):
     seeded = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
-    build("seed-plain", seed=3)
+    STUDY.arms["rotated, no ST"].build(3)
     assert not seeded
 
 
@@ -255,8 +244,8 @@ CHANGES_NOTHING = ["light", "heavy", "frozen", "feature", "window", "two"]
 
 
 @torch.no_grad()
-def test_the_small_classifier_is_the_seeds():
-    seed = build("seed-plain", 3, conv_dropout=0, dropout=0).eval()
+def test_the_small_classifier_is_the_tutorials():
+    seed = build("tutorial-plain", 3, conv_dropout=0, dropout=0).eval()
     assert torch.equal(build("small-plain", 3).eval()(images()), seed(images()))
 
 
@@ -287,7 +276,7 @@ def test_there_is_a_way_around_two_convolutions():
 @pytest.mark.parametrize("side", [32, 48])
 @torch.no_grad()
 def test_a_larger_canvas_goes_through_every_arm(classifier, side):
-    for arm in STUDY_ARMS:
+    for arm in PLACES:
         assert build(f"{classifier}-{arm}")(torch.rand(2, 3, side, side)).shape == (2, 10)
 
 
@@ -297,7 +286,7 @@ def test_arms_start_from_the_very_same_classifier(classifier):
         network = build(f"{classifier}-{arm}", 5)
         return [*network.stem.parameters(), *network.trunk.parameters()]
 
-    for arm in STUDY_ARMS:
+    for arm in PLACES:
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(start(arm), start("plain"), strict=True))
 
 
@@ -311,7 +300,7 @@ def test_before_training_no_arm_with_a_transformer_changes_a_logit(classifier, a
 
 @every_classifier
 def test_the_arms_have_their_transformers_where_their_names_say(classifier):
-    for arm in STUDY_ARMS:
+    for arm in PLACES:
         network = build(f"{classifier}-{arm}")
         at_input, inside = (isinstance(place, SpatialTransformer) for place in (network.transformer, network.inner))
         assert at_input == (arm not in ("plain", "no-warp", "feature", "window"))
@@ -354,7 +343,7 @@ def test_no_warp_spends_the_localization_network_on_the_logits(classifier):
 def test_a_random_theta_has_the_spread_it_was_given_and_is_its_mean_when_tested():
     full = torch.randn(6, 6, generator=torch.Generator().manual_seed(1)) / 10
     spread = {"mean": SPREAD["mean"], "covariance": (full @ full.T).tolist()}
-    network = StudyNet("small", "random", spread)
+    network = cifar_net("small", "random", spread)
     black = torch.zeros(20_000, 3, 1, 1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -366,19 +355,19 @@ def test_a_random_theta_has_the_spread_it_was_given_and_is_its_mean_when_tested(
 
 @torch.no_grad()
 def test_a_random_theta_of_no_spread_stands_still():
-    network = StudyNet("small", "random", {"mean": SPREAD["mean"], "covariance": torch.zeros(6, 6).tolist()}).train()
+    network = cifar_net("small", "random", {"mean": SPREAD["mean"], "covariance": torch.zeros(6, 6).tolist()}).train()
     assert torch.equal(network.transformer.params(images()), torch.tensor([SPREAD["mean"]] * 4))
 
 
 def test_a_random_theta_without_its_spread_is_refused():
     with pytest.raises(ValueError, match="a random theta needs its spread"):
-        StudyNet("small", "random")
+        cifar_net("small", "random")
 
 
 def test_an_unknown_arm_or_classifier_is_refused_with_the_known_ones():
     for classifier, arm in (("small", "none"), ("tiny", "light")):
         with pytest.raises(ValueError, match=f"'{classifier}' and '{arm}'; expected small or strong, and one of plain, light"):
-            StudyNet(classifier, arm)
+            cifar_net(classifier, arm)
 
 
 def test_a_shuffled_transformer_shows_each_picture_through_the_window_of_another():
@@ -388,3 +377,23 @@ def test_a_shuffled_transformer_shows_each_picture_through_the_window_of_another
     own = SpatialTransformer.params(network.transformer, images)
     assert torch.equal(network.transformer.params(images), own.roll(1, 0))
     assert not torch.allclose(own[0], own[1], atol=1e-5)
+
+
+def test_a_smaller_picture_is_laid_in_the_middle_of_a_black_canvas():
+    images = torch.rand(2, 1, 28, 27)
+    canvas = pad_to(images, 42)
+    assert canvas.shape == (2, 1, 42, 42) and torch.equal(canvas[:, :, 7:35, 7:34], images)
+    assert canvas.sum() == pytest.approx(images.sum().item(), rel=1e-6) and pad_to(canvas, 42) is canvas
+
+
+def test_a_classifier_is_its_stem_and_its_trunk_layer_by_layer():
+    network = build("digit")
+    assert len(network.classifier) == 10 and network.classifier[0] is network.stem[0] and network.classifier[3] is network.trunk[0]
+
+
+@pytest.mark.parametrize(("size", "features"), [(18, 128), (32, 2048), (48, 8192)])
+def test_the_tutorials_localization_network_fits_its_picture(size, features):
+    network = tutorial_localization(3, size)
+    assert network[-2].in_features == features and network(torch.rand(2, 3, size, size)).shape == (2, 256)
+    with pytest.raises(ValueError, match="size is 17; this network needs images of at least 18"):
+        tutorial_localization(3, 17)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from by_name import PAPERS, Given, arm, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import RBFInterpolator
@@ -17,15 +18,15 @@ from stn_helpers.data.distortions import DISTORTIONS, Distortion, distorted
 from stn_helpers.data.sets import load
 from stn_helpers.families import control_points
 from stn_helpers.theta import CORNERS, decompose, map_points
-from stn_helpers.training.trainer import RECIPES, Trainer
-from studies import runner
-from studies.networks import MODELS, build
-from studies.paper_table import FAMILIES, NETWORKS, PARAMETERS, PaperNet, fitting_width
-from studies.study import MNIST_SETS, STUDIES, attended, pose_spread, straightened
+from stn_helpers.training.trainer import Trainer
+from studies.networks import PlacedNet, fitting_width
+from studies.paper_table import FAMILIES, LONG, PARAMETERS, SETS, STUDY, TEN, paper_net
+from studies.runner import run_study
+from studies.study import attended, pose_spread, straightened
 
-every_network = pytest.mark.parametrize("name", NETWORKS)
-WITH_ST = [name for name, (_, _, family) in NETWORKS.items() if family]
-ARMS = STUDIES["mnist"].arms
+every_network = pytest.mark.parametrize("name", PAPERS)
+WITH_ST = [name for name in PAPERS if not name.endswith("None")]
+ARMS = {name: arm for name, arm in STUDY.arms.items() if arm.recipe == TEN}
 
 
 def random(seed: int = 0) -> torch.Generator:
@@ -33,7 +34,7 @@ def random(seed: int = 0) -> torch.Generator:
 
 
 def canvas_of(name: str) -> int:
-    return NETWORKS[name][1]
+    return PAPERS[name].args[1]
 
 
 def pictures(side: int, count: int = 3) -> torch.Tensor:
@@ -44,7 +45,7 @@ def size(module: nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters())
 
 
-def shaken(name: str) -> PaperNet:
+def shaken(name: str) -> PlacedNet:
     """A network whose transformer looks elsewhere for every image."""
     network = build(name, 2).eval()
     with torch.no_grad():
@@ -57,16 +58,15 @@ def shaken(name: str) -> PaperNet:
 
 @pytest.mark.parametrize("canvas", [28, 42, 60])
 def test_there_are_eight_networks_on_every_canvas_and_all_have_one_size(canvas):
-    names = [name for name in NETWORKS if canvas_of(name) == canvas]
-    ends = ["", "-affine", "-projective", "-tps"]
-    assert set(names) == {f"{'st-' if end else ''}{body}{end}-{canvas}" for body in ("fcn", "cnn") for end in ends}
+    names = [name for name in PAPERS if canvas_of(name) == canvas]
+    assert len(names) == 2 * (1 + len(FAMILIES))
     sizes = [size(build(name)) for name in names]
     assert max(sizes) < 1.01 * min(sizes) and all(abs(count - PARAMETERS) < 0.005 * PARAMETERS for count in sizes)
 
 
 @every_network
 def test_every_network_is_the_papers_listing(name):
-    body, canvas, family = NETWORKS[name]
+    body, canvas, family = PAPERS[name].args
     network = build(name)
     parts = [tuple(weight.shape) for weight in network.classifier.parameters() if weight.ndim > 1]
     seen = canvas // 2 if family and canvas > 28 else canvas
@@ -113,10 +113,10 @@ def localized(body: str, seen: torch.Tensor, weights) -> torch.Tensor:
     return F.linear(seen, next(weights), next(weights))
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if "projective" not in name and "tps" not in name])
+@pytest.mark.parametrize("name", [name for name in PAPERS if "projective" not in name and "tps" not in name])
 @torch.no_grad()
 def test_a_network_answers_as_one_written_out_with_torchs_functions(name):
-    body, canvas, family = NETWORKS[name]
+    body, canvas, family = PAPERS[name].args
     network, seen = shaken(name) if family else build(name).eval(), pictures(canvas)
     if family:
         head, rest = numbers(network.transformer.to_theta), numbers(network.transformer.localization)
@@ -133,7 +133,7 @@ def test_a_network_answers_as_one_written_out_with_torchs_functions(name):
 def test_before_training_a_transformer_changes_nothing(name):
     network, seen = build(name).eval(), pictures(canvas_of(name))
     plain = F.avg_pool2d(seen, 2) if canvas_of(name) > 28 else seen
-    torch.testing.assert_close(network(seen), network.classifier(plain), rtol=0, atol=1e-4)  # identity in float32
+    torch.testing.assert_close(network(seen), network.trunk(plain), rtol=0, atol=1e-4)  # identity in float32
 
 
 @pytest.mark.parametrize("name", WITH_ST)
@@ -143,7 +143,7 @@ def test_the_loss_reaches_the_localization_network(name):
     assert all(weight.grad.isfinite().all() and weight.grad.abs().max() > 0 for weight in network.parameters())
 
 
-@pytest.mark.parametrize("name", ["fcn-42", "cnn-60", "st-cnn-affine-42"])
+@pytest.mark.parametrize("name", ["fcn-42-None", "cnn-60-None", "cnn-42-affine"])
 @torch.no_grad()
 def test_a_smaller_image_is_laid_in_the_middle_of_a_black_canvas(name):
     canvas, small = canvas_of(name), pictures(28)
@@ -175,7 +175,7 @@ def test_a_width_is_found_without_drawing_a_number():
 
 
 def test_a_count_that_no_width_keeps_to_is_refused():
-    with pytest.raises(ValueError, match="count is 100; this network has 101 parameters at its narrowest"):
+    with pytest.raises(ValueError, match="wanted is 100; this network has 101 parameters at its narrowest"):
         fitting_width(lambda width: nn.Linear(100, width), 100)
     assert fitting_width(lambda width: nn.Linear(100, width), 101) == 1
 
@@ -186,21 +186,19 @@ def test_a_count_that_no_width_keeps_to_is_refused():
 @pytest.mark.parametrize(("body", "canvas"), [("rnn", 28), ("fcn", 32), ("cnn", "28")])
 def test_an_unknown_body_or_canvas_is_refused(body, canvas):
     with pytest.raises(ValueError, match=f"are '{body}' and {canvas!r}; expected fcn or cnn, and one of \\(28, 42, 60\\)"):
-        PaperNet(body, canvas)
+        paper_net(body, canvas)
 
 
 def test_an_unknown_family_is_refused():
     with pytest.raises(ValueError, match="family is 'spline'"):
-        PaperNet("fcn", 28, "spline")
+        paper_net("fcn", 28, "spline")
 
 
-@pytest.mark.parametrize(
-    "shape", [(2, 3, 28, 28), (2, 1, 29, 29), (2, 1, 28, 27), (2, 1, 20, 28), (1, 28, 28), (2, 28, 28, 1), (28,)]
-)
+@pytest.mark.parametrize("shape", [(2, 3, 28, 28), (2, 1, 29, 29), (2, 1, 28, 29), (1, 28, 28), (2, 28, 28, 1), (28,)])
 def test_images_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError) as error:
-        build("cnn-28")(torch.zeros(shape))
-    assert f"{shape}; this network expects (N, 1, H, H) with at most 28 pixels a side" in str(error.value)
+        build("cnn-28-None")(torch.zeros(shape))
+    assert f"{shape}; this network expects (N, 1, H, W) with at least 1 pixels a side, at most 28" in str(error.value)
 
 
 # The paper's sets
@@ -304,8 +302,8 @@ def test_a_plate_that_is_not_bent_lays_an_image_as_a_matrix_does():
 
 def test_a_set_bent_piece_by_piece_keeps_its_splines():
     digits = load("digits", train=False).subset(slice(7))
-    bent, poses = distorted(digits, "elastic", seed=3, chunk=3)
-    again, same = distorted(digits, "elastic", seed=3, chunk=3)
+    bent, poses = distorted(digits, "elastic", seed=3)
+    again, same = distorted(digits, "elastic", seed=3)
     assert poses.shape == (7, 32) and torch.equal(poses, same) and torch.equal(bent.images, again.images)
     assert len(poses.unique(dim=0)) == 7 and torch.equal(bent.labels, digits.labels)
 
@@ -314,8 +312,8 @@ def test_a_set_bent_piece_by_piece_keeps_its_splines():
 
 
 def test_the_study_has_every_cell_of_the_papers_table():
-    assert MNIST_SETS.keys() == {"R", "RTS", "P", "E", "TC"}
-    for letters in MNIST_SETS:
+    assert SETS.keys() == {"R", "RTS", "P", "E", "TC"}
+    for letters in SETS:
         families = FAMILIES if letters != "TC" else ("affine",)
         rows = ["FCN", "CNN", *(f"ST-{body} {family}" for body in ("FCN", "CNN") for family in families)]
         assert [name for name in ARMS if name.startswith(f"{letters}, ")] == [f"{letters}, {row}" for row in rows]
@@ -325,72 +323,69 @@ def test_the_study_has_every_cell_of_the_papers_table():
 @pytest.mark.parametrize("name", ARMS)
 def test_an_arm_has_the_network_that_its_name_says_and_is_against_the_same_body_without_a_transformer(name):
     arm, (letters, row) = ARMS[name], name.split(", ")
-    body, canvas, family = NETWORKS[arm.model]
-    assert row == (f"ST-{body.upper()} {family}" if family else body.upper()) and arm.model in MODELS
-    assert arm.test == RECIPES[arm.recipe].distortion == MNIST_SETS[letters]
+    body, canvas, family = (*arm.network.args, None)[:3]
+    assert row == (f"ST-{body.upper()} {family}" if family else body.upper())
+    assert (arm.train_on, canvas) == SETS[letters]
     bent, _ = DISTORTIONS[arm.test](black(1), random())
     assert bent.shape[-1] == canvas
     assert arm.against == ("" if family is None else f"{letters}, {body.upper()}")
-    assert not family or NETWORKS[ARMS[arm.against].model] == (body, canvas, None)
+    assert not family or ARMS[arm.against].network.args == (body, canvas)
 
 
-def test_all_arms_are_trained_alike_and_as_in_the_paper_but_for_the_schedule():
-    recipes = {replace(RECIPES[arm.recipe], distortion="upright") for arm in ARMS.values()}
-    assert recipes == {RECIPES["paper"]}
-    recipe = RECIPES["paper"]
-    assert (recipe.optimizer, recipe.batch_size, recipe.weight_decay, recipe.dropout) == ("sgd", 256, 0, 0)
-    assert not recipe.flips and not recipe.crop_pixels and not recipe.label_smoothing  # a mirrored 2 is no 2
+def test_all_arms_are_trained_as_in_the_paper_but_for_the_schedule():
+    assert (TEN.optimizer, TEN.batch_size, TEN.weight_decay) == ("sgd", 256, 0)
+    assert not TEN.flips and not TEN.crop_pixels and not TEN.label_smoothing  # a mirrored 2 is no 2
 
 
-def test_the_long_study_is_the_same_with_the_papers_schedule():
-    long = STUDIES["mnist-long"].arms
-    assert {name: replace(arm, recipe="") for name, arm in long.items()} == {n: replace(a, recipe="") for n, a in ARMS.items()}
-    recipes = {replace(RECIPES[arm.recipe], distortion="upright") for arm in long.values()}
-    assert recipes == {replace(RECIPES["paper"], epochs=640, lr=0.01, momentum=0.0, one_cycle=False, thirds=True)}
-    assert all(RECIPES[arm.recipe].distortion == arm.test for arm in long.values())
-    assert 640 * (60_000 // 256) == pytest.approx(150_000, rel=0.01)
+def test_the_papers_whole_schedule_is_there_on_request():
+    long = {name.removesuffix(", 640 epochs"): arm for name, arm in STUDY.arms.items() if arm.recipe == LONG}
+    assert long.keys() == ARMS.keys() and all(arm.on_request for arm in long.values())
+    assert all(long[name].described() == ARMS[name].described() and long[name].test == ARMS[name].test for name in ARMS)
+    assert not {name for name in STUDY.choose() if "640" in name}
+    assert LONG == replace(TEN, epochs=640, lr=0.01, momentum=0.0, one_cycle=False, thirds=True)
+    assert LONG.epochs * (60_000 // 256) == pytest.approx(150_000, rel=0.01)
 
 
 @pytest.mark.parametrize("name", ["E, FCN", "E, CNN", "RTS, ST-FCN tps", "TC, ST-CNN affine", "P, ST-CNN projective"])
 def test_a_network_learns_one_batch_by_heart(name):
     bent, _ = distorted(load("digits", train=True).subset(slice(32)), ARMS[name].test)
-    recipe = replace(RECIPES["paper"], epochs=1, batch_size=32)
-    losses = Trainer(build(ARMS[name].model), bent.subset(torch.arange(32 * 80) % 32), recipe, seed=0).run_epoch().losses
+    recipe = replace(TEN, epochs=1, batch_size=32)
+    losses = Trainer(ARMS[name].build(), bent.subset(torch.arange(32 * 80) % 32), recipe, seed=0).run_epoch().losses
     assert losses[0] == pytest.approx(np.log(10), abs=0.1) and losses[-1] < 0.5
 
 
 @pytest.mark.parametrize("name", ["rotated", "perspective"])
 def test_a_row_says_what_a_matrix_undid(name):
     test = load("digits", train=False)
-    model = shaken("st-fcn-affine-28")
-    everything = attended(model, test, test, name, 0)
+    model = shaken("fcn-28-affine")
+    everything = attended(model, Given(test), arm(name), 0)
     del everything["spread"]
-    assert straightened(model, test, test, name, 0) == everything and "corners" in everything
+    assert straightened(model, Given(test), arm(name), 0) == everything and "corners" in everything
     assert pose_spread(model, test)["angle"][1] > 0
 
 
 def test_a_projective_theta_has_corners_but_no_one_angle():
-    test, model = load("digits", train=False), build("st-fcn-projective-28")
-    assert straightened(model, test, test, "rotated", 0).keys() == {"corners"} and pose_spread(model, test) == {}
+    test, model = load("digits", train=False), build("fcn-28-projective")
+    assert straightened(model, Given(test), arm("rotated"), 0).keys() == {"corners"} and pose_spread(model, test) == {}
 
 
-@pytest.mark.parametrize(("model", "name"), [("fcn-28", "rotated"), ("st-fcn-tps-28", "rotated"), ("st-fcn-affine-28", "elastic")])
+@pytest.mark.parametrize(("model", "name"), [("fcn-28-None", "rotated"), ("fcn-28-tps", "rotated"), ("fcn-28-affine", "elastic")])
 def test_where_theta_or_pose_is_no_matrix_nothing_is_said_of_it(model, name):
     test = load("digits", train=False)
-    assert straightened(build(model), test, test, name, 0) == {}
+    assert straightened(build(model), Given(test), arm(name), 0) == {}
 
 
 def test_a_spline_has_no_pose_to_spread():
-    assert pose_spread(build("st-cnn-tps-28"), load("digits", train=False)) == {}
+    assert pose_spread(build("cnn-28-tps"), load("digits", train=False)) == {}
 
 
-def test_the_runner_takes_every_kind_of_arm(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "STUDIES", {"mnist": replace(STUDIES["mnist"], data="digits")})
+def test_the_runner_takes_every_kind_of_arm(tmp_path):
     arms = ["R, FCN", "R, ST-FCN affine", "P, ST-FCN projective", "E, ST-FCN tps", "RTS, ST-FCN tps", "TC, ST-FCN affine"]
-    options = {"device": "cpu", "precision": "bf16", "assets": tmp_path, "runs": tmp_path / "runs", "progress": False}
-    runs = runner.run_study("mnist", seeds=1, arms=arms, epochs=1, **options)["runs"]
+    options = {"device": "cpu", "assets": tmp_path, "runs": tmp_path / "runs", "progress": False}
+    runs = run_study(replace(STUDY, data="digits"), seeds=1, arms=arms, epochs=1, **options)["runs"]
     assert [run["arm"] for run in runs] == [name for name in ARMS if name in arms]
     for run in runs:
+        assert run["precision"] == "bfloat16"
         assert np.isfinite(run["history"][0]["train_loss"]) and run["tests"].keys() == {"upright", ARMS[run["arm"]].test}
     assert {run["arm"]: bool(run.get("theta")) for run in runs if "theta" in run} == {
         "R, ST-FCN affine": True,
@@ -399,4 +394,3 @@ def test_the_runner_takes_every_kind_of_arm(tmp_path, monkeypatch):
         "E, ST-FCN tps": False,
         "TC, ST-FCN affine": True,
     }
-    assert [run["arm"] for run in runs if "corners" in run] == ["R, ST-FCN affine", "P, ST-FCN projective", "TC, ST-FCN affine"]
