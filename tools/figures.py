@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from IPython.core.inputtransformer2 import TransformerManager
 from matplotlib.patches import Rectangle
+from torchvision.transforms.functional import gaussian_blur
 from torchvision.utils import make_grid
 
 from stn_helpers.data.batches import as_float
@@ -99,8 +100,8 @@ def affine_tps() -> bytes:
     """Digits turned, affinely distorted and bent, with the grid that undoes it, and what is seen through that grid."""
     digits = load("digits", train=False)
     picks = [int((digits.labels == k).nonzero()[0]) for k in (2, 4, 5)]
-    images = F.interpolate(digits.images[picks].float() / 255, size=(112, 112), mode="bicubic", align_corners=False)
-    images = F.pad(images.clamp(0, 1), (24, 24, 24, 24))
+    images = F.pad(digits.images[picks].float() / 255, (6, 6, 6, 6))
+    images = F.interpolate(gaussian_blur(images, 5, 1.0), size=(160, 160), mode="bicubic", align_corners=False).clamp(0, 1)
     wobble = torch.randn(16, 2, generator=torch.Generator().manual_seed(4)) * 0.14
     size, frames = images.shape[-2:], []
     for k in range(30):
@@ -111,7 +112,7 @@ def affine_tps() -> bytes:
         back = [*(sampling_grid(invert(theta), size) for theta in matrices), family_grid(SPLINE, spline_inverse(bend), size)]
         bent = sample(images, torch.cat(there), padding_mode="zeros")
         undone = sample(bent, torch.cat(back), padding_mode="zeros")
-        fig, axes = figure(2, 3, 1.5, 1.6)
+        fig, axes = figure(2, 3, 1.7, 1.7)
         for column, name in enumerate(("rotation", "affine", "thin plate spline")):
             draw(axes[0, column], bent[column], name)
             draw_grid(axes[0, column], back[column][0], size, lines=7)
