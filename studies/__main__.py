@@ -25,6 +25,10 @@ def train(args: argparse.Namespace) -> None:
     """One arm of a study, with a bar, and its weights at the end."""
     study = get(args.study)
     arm = study.arms[study.choose([args.arm])[0]]
+    if arm.parts or arm.train:
+        raise ValueError(
+            f'{args.arm!r} is made of trained parts; run it with: python -m studies run {args.study} --arms "{args.arm}"'
+        )
     recipe = replace(arm.recipe, epochs=args.epochs or arm.recipe.epochs, batch_size=args.batch_size or arm.recipe.batch_size)
     device, sets = pick_device(args.device), Sets(study, "cpu", args.stand_in)
     out = Path(args.out or f"runs/{args.study}-{args.arm.replace(' ', '-').replace(',', '')}-{args.seed}")
@@ -138,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
     told = command("list", show, "the studies, or the arms of one with network, data and recipe")
     told.add_argument("study", nargs="?")
 
-    where = f"Data is looked for in {str(data_root()).replace('%', '%%')} (STN_DATA)."
+    where = f"Data is looked for in {data_root()} (STN_DATA)."
     for each in (one, test, every):
         each.add_argument("--device", default="auto", help="auto, cpu or cuda")
         each.epilog = where

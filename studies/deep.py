@@ -3,15 +3,18 @@
 from dataclasses import replace
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
+from stn_helpers.data.batches import batches
+from stn_helpers.data.poses import undone
 from stn_helpers.sampler import sample
 from stn_helpers.theta import compose
 from stn_helpers.training.recipes import RECIPES
 from stn_helpers.transformer import SpatialTransformer, light_localization
 
 from .networks import PlacedNet, digit_classifier, digit_net, placed_digits
-from .study import Arm, Study, straightened
+from .study import Arm, Sets, Study, straightened
 
 
 class RefiningTransformer(SpatialTransformer):
@@ -67,6 +70,17 @@ def map_net() -> PlacedNet:
     return placed_digits(classifier, inner=SpatialTransformer(light_localization(8, 8, nn.GELU), padding_mode="zeros"))
 
 
+@torch.inference_mode()
+def look_by_look(model: PlacedNet, sets: Sets, arm: Arm, seed: int) -> dict:
+    """`straightened`, and "looks": how many degrees of a turn are left after each look. Taught in notebook 08."""
+    found, transformer = straightened(model, sets, arm, seed), model.transformer
+    if isinstance(transformer, RefiningTransformer):
+        bent, poses = sets.bent(arm.test)
+        looks = zip(*(transformer.looks(images) for images, _ in batches(bent, 500)), strict=True)
+        found["looks"] = [undone(torch.cat(parts).cpu(), poses)["residual"] for parts in looks]
+    return found
+
+
 # Once through MNIST's 60,000 in place of forty times through the 1,437 digits.
 BRIEF = replace(RECIPES["digits"], epochs=1)
 
@@ -80,10 +94,12 @@ STUDY = Study(
             "turned, wider, no ST": partial(digit_net, None, 14),
             "turned, one look": partial(looking_net, 1),
             "turned, two looks": partial(looking_net, 2),
+            "turned, three looks": partial(looking_net, 3),
+            "turned, four looks": partial(looking_net, 4),
             "turned, two looks, resampled": partial(looking_net, 2, True),
             "turned, on the feature map": partial(map_net),
         }.items()
     },
     ship={"turned, no ST": "deep_plain", "turned, two looks": "deep_two_looks"},
-    measure=straightened,
+    measure=look_by_look,
 )

@@ -155,15 +155,21 @@ def small_classifier() -> tuple[nn.Module, nn.Module]:
     return nn.Sequential(*layers[:3]), nn.Sequential(*layers[3:7], nn.AdaptiveAvgPool2d(5), *layers[7:])
 
 
-def digit_classifier(width: int = 8, classes: int = 10) -> nn.Sequential:
-    """A small convolutional network for digits on a canvas of any size: (N, 1, H, W) -> logits. Taught in notebook 04."""
+POOLS = {"average": nn.AdaptiveAvgPool2d, "max": nn.AdaptiveMaxPool2d}
+
+
+def digit_classifier(width: int = 8, classes: int = 10, pool: str = "average") -> nn.Sequential:
+    """A small convolutional network for digits on a canvas of any size: (N, 1, H, W) -> logits.
+
+    pool: average or max, how it comes from a map of any size to one of 4 x 4. Taught in notebook 04.
+    """
     return nn.Sequential(
         nn.Conv2d(1, width, kernel_size=5),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Conv2d(width, 2 * width, kernel_size=5),
         nn.ReLU(),
-        nn.AdaptiveAvgPool2d(4),
+        POOLS[pool](4),
         nn.Flatten(),
         nn.Linear(2 * width * 16, 32),
         nn.ReLU(),
@@ -171,12 +177,12 @@ def digit_classifier(width: int = 8, classes: int = 10) -> nn.Sequential:
     )
 
 
-def digit_net(family: str | None = "affine", width: int = 8) -> PlacedNet:
+def digit_net(family: str | None = "affine", width: int = 8, pool: str = "average") -> PlacedNet:
     """`digit_classifier` behind a light transformer of a family; None for the matched twin without one.
 
     The classifier always sees 28 x 28 pixels through the transformer, and the whole canvas without it.
     """
-    classifier = digit_classifier(width)  # first, so that twins start from the same classifier
+    classifier = digit_classifier(width, pool=pool)  # first, so that twins start from the same classifier
     if family is None:
         return placed_digits(classifier)
     # The canvas is black, and digits are not normalised: zeros are paper.

@@ -50,7 +50,14 @@ class Job:
 
     @property
     def arm(self) -> Arm:
-        return self.study.arms[self.name]
+        return {**self.study.parts, **self.study.arms}[self.name]
+
+    def part(self, name: str) -> "Job":
+        """The run, at the same seed, of an arm whose network is part of this one."""
+        arm = self.study.parts.get(name) or self.study.arms[name]
+        recipe = arm.recipe if self.recipe.epochs == self.arm.recipe.epochs else replace(arm.recipe, epochs=self.recipe.epochs)
+        folder = folder_of(self.folder.parent, self.study, name, recipe, self.precision, self.seed)
+        return replace(self, name=name, recipe=recipe, folder=folder)
 
     @property
     def key(self) -> tuple:
@@ -60,6 +67,18 @@ class Job:
     def build(self) -> nn.Module:
         """The untrained network."""
         return self.arm.build(self.seed, **({"spread": self.spread} if self.arm.spread_of else {}))
+
+
+def folder_of(runs: Path, study: Study, name: str, recipe: Recipe, precision: str, seed: int) -> Path:
+    """Where a run keeps its checkpoint. A changed network, recipe, part, training, test or precision is another run."""
+
+    def about(arm: Arm, recipe: Recipe) -> list:
+        parts = [[place, about(known[part], known[part].recipe)] for place, part in arm.parts.items()]
+        return [arm.described(), asdict(recipe), arm.train_on, arm.test, precision, *parts]
+
+    known = {**study.parts, **study.arms}
+    label = sha256(json.dumps(about(known[name], recipe)).encode()).hexdigest()[:8]
+    return runs / f"{study.name}-{re.sub(r'[^a-z0-9]+', '-', name.lower())}-{label}-{seed}"
 
 
 def key_of(row: dict) -> tuple:
@@ -83,10 +102,11 @@ def run_study(
 ) -> dict:
     """Run what is missing of a study and return its results, which are also in `assets`/results/NAME.json.
 
-    study: a `Study`, or its name. precision: the study's own where none is said. arms, sets: some only, see `Study.choose`. epochs: shorter runs, for a try, which go to a
-    file of their own and publish nothing. executor: any of concurrent.futures, say Dask's `client.get_executor()`; its
-    workers must find data, code and, to go on where a killed one was, `runs`. None runs here, one after the other. A run that
-    was killed goes on from its checkpoint in `runs`. Two processes may work on one study at once.
+    study: a `Study`, or its name. arms, sets: some only, see `Study.choose`. precision: the study's own where none is said.
+    epochs: shorter runs, for a try, which go to a file of their own and publish nothing.
+    executor: any of concurrent.futures, say Dask's `client.get_executor()`; its workers must find data, code and, to go on
+    where a killed one was, `runs`. None runs here, one after the other. A run that was killed goes on from its checkpoint in
+    `runs`. Two processes may work on one study at once.
     A run whose loss or weights stop being finite is a result too: it counts as its last good epoch left it, and its row says
     so, "diverged".
     Raises ValueError for an unknown study, arm or set, and for a random theta without the arm whose spread it takes.
@@ -99,10 +119,7 @@ def run_study(
         for name in study.choose(arms, sets):
             arm = study.arms[name]
             recipe = replace(arm.recipe, epochs=epochs or arm.recipe.epochs)
-            # A changed network, recipe, training, test or precision is another run, with a folder of its own.
-            about = [arm.described(), asdict(recipe), arm.train_on, arm.test, kind]
-            label = sha256(json.dumps(about).encode()).hexdigest()[:8]
-            folder = runs.absolute() / f"{study.name}-{re.sub(r'[^a-z0-9]+', '-', name.lower())}-{label}-{seed}"
+            folder = folder_of(runs.absolute(), study, name, recipe, kind, seed)
             jobs.append(Job(study, name, seed, recipe, str(where), kind, folder, command))
     done = {key_of(row) for row in _read(path, study)["runs"]}
     jobs = [job for job in jobs if job.key not in done]
@@ -203,17 +220,26 @@ def run_job(job: Job, after_epoch: Callable[[list[dict]], None] = lambda history
     # Now: a commit made while it runs is not what runs.
     origin = {**provenance(torch.device(job.device)), "command": job.command}
     with ONE_AT_A_TIME:
-        sets, model, arm = sets_of(job.study, job.device), job.build(), job.arm
-        how = {"progress": False, "name": f"{job.study.name}, {job.name}", "after_epoch": after_epoch, "train_on": arm.train_on}
-        where = (job.seed, job.device, job.precision, job.folder)
+        sets = sets_of(job.study, job.device)
         try:
-            more, history = {}, fit(model, sets.train, sets.bent(arm.test)[0], job.recipe, *where, **how)
+            model, history = trained(job, sets, after_epoch)
+            more = {}
         except FloatingPointError as error:
             path = job.folder / "checkpoint.stn"
             state, model = load_checkpoint(path), job.build()
             fill(model, state["model"], path)
             more, history = {"diverged": str(error)}, state["history"]
         return {**row_of(job, model.to(job.device).eval(), history, sets), **more, **origin}, model.cpu()
+
+
+def trained(job: Job, sets: Sets, after_epoch: Callable[[list[dict]], None] = lambda history: None) -> tuple[nn.Module, list[dict]]:
+    """The trained network of a run, and its history. What it has parts of is trained first, or found finished in its folder."""
+    model, arm = job.build(), job.arm
+    for place, name in arm.parts.items():
+        fill(model.get_submodule(place), trained(job.part(name), sets)[0].state_dict(), f"{name!r}, a part of {job.name!r},")
+    how = {"progress": False, "name": f"{job.study.name}, {job.name}", "after_epoch": after_epoch, "train_on": arm.train_on}
+    where = (job.seed, job.device, job.precision, job.folder)
+    return model, (arm.train or fit)(model, sets.train, sets.bent(arm.test)[0], job.recipe, *where, **how)
 
 
 def row_of(job: Job, model: nn.Module, history: list[dict], sets: Sets) -> dict:
@@ -237,6 +263,9 @@ def row_of(job: Job, model: nn.Module, history: list[dict], sets: Sets) -> dict:
             {key: round(value, 4) if isinstance(value, float) else value for key, value in epoch.items()} for epoch in history
         ],
     }
+    if arm.parts:
+        parts = {place: job.part(name) for place, name in arm.parts.items()}
+        row["parts"] = {place: {"arm": part.name, "recipe": asdict(part.recipe)} for place, part in parts.items()}
     if isinstance(model.transformer, SpatialTransformer):
         row["theta"] = pose_spread(model, bent)  # does it look at every picture in its own way?
     if arm.test != "upright" or arm.also:

@@ -11,6 +11,7 @@ from stn_helpers.data.distortions import distorted
 from stn_helpers.data.poses import blur, overlap, undone
 from stn_helpers.theta import decompose
 from stn_helpers.training.recipes import RECIPES
+from stn_helpers.training.trainer import fit
 from stn_helpers.transformer import SpatialTransformer
 
 from .networks import digit_classifier, digit_net
@@ -59,11 +60,26 @@ def read_lean(transformer: SpatialTransformer | None, feed: bool, sets: Sets, se
     return 100 * (guesses == (decompose(asked).angle > 0)).float().mean().item()
 
 
+def turning(arm: Arm, sets: Sets, seed: int) -> list[float]:
+    """Train an arm once more, and say after each epoch how many degrees of a turn it leaves. Taught in notebook 04."""
+    bent, poses = sets.bent(arm.test)
+    images, left, model = as_float(bent.images), [], arm.build(seed)
+
+    def look(history: list[dict]) -> None:
+        with torch.inference_mode():
+            theta = model.transformer.family.matrix(model.eval().transformer.params(images)).cpu()
+        left.append(undone(theta, poses)["residual"])
+
+    options = {"progress": False, "after_epoch": look, "train_on": arm.train_on}
+    fit(model, sets.train, bent, arm.recipe, seed, sets.device, "float32", **options)
+    return left
+
+
 def measure(model: nn.Module, sets: Sets, arm: Arm, seed: int) -> dict:
     """What the transformer of a trained network does to its test set, for a row of results.
 
     "undone": see `poses.undone`. "blur": of the class means, before and after. "overlap": the mean intersection over union
-    with the true window, and the percentage above one half. "lean": `read_lean` in three ways.
+    with the true window, and the percentage above one half. "lean": `read_lean` in three ways. "turning": see there.
     {} for a network without a transformer, and where it collapsed: a window of no area overlaps with nothing.
     """
     if not isinstance(model.transformer, SpatialTransformer):
@@ -84,7 +100,8 @@ def measure(model: nn.Module, sets: Sets, arm: Arm, seed: int) -> dict:
     if arm.test != "turned":
         return found
     readers = {"as it is": (None, False), "straightened": (model.transformer, False), "and theta": (model.transformer, True)}
-    return {**found, "lean": {way: read_lean(*reader, sets, seed) for way, reader in readers.items()}}
+    found["lean"] = {way: read_lean(*reader, sets, seed) for way, reader in readers.items()}
+    return {**found, "turning": turning(arm, sets, seed)} if arm.train_on == "turned" else found
 
 
 DIGITS = RECIPES["digits"]
@@ -104,6 +121,15 @@ STUDY = Study(
         "cluttered, with ST": Arm(partial(digit_net, "attention"), DIGITS, "cluttered", against="cluttered, wider, without ST"),
         "cluttered, without ST": Arm(WITHOUT, DIGITS, "cluttered"),
         "cluttered, wider, without ST": Arm(WIDER, DIGITS, "cluttered", against="cluttered, without ST"),
+        "cluttered, max pool, with ST": Arm(
+            partial(digit_net, "attention", pool="max"), DIGITS, "cluttered", against="cluttered, max pool, wider, without ST"
+        ),
+        "cluttered, max pool, without ST": Arm(
+            partial(digit_net, None, pool="max"), DIGITS, "cluttered", against="cluttered, without ST"
+        ),
+        "cluttered, max pool, wider, without ST": Arm(
+            partial(digit_net, None, 14, pool="max"), DIGITS, "cluttered", against="cluttered, max pool, without ST"
+        ),
     },
     ship={"with ST": "straighten_turned", "cluttered, with ST": "straighten_cluttered"},
     measure=measure,

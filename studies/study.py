@@ -34,6 +34,8 @@ class Arm:
     train_on, test_on: names of distortions; test_on is train_on where it is not given.
     also: distortions under which it is tested as well. against: the arm it is compared with, seed by seed.
     spread_of: the arm whose spread of theta, at the same seed, is handed to the network, as `spread`.
+    parts: {place in the network: the arm, or part of the study, whose trained network of the same seed is put there at first}.
+    train: what trains it in place of `fit`, with the same arguments.
     on_request: run only where it is named, because it takes hours.
     """
 
@@ -44,6 +46,8 @@ class Arm:
     also: tuple[str, ...] = ()
     against: str = ""
     spread_of: str = ""
+    parts: dict[str, str] = field(default_factory=dict)
+    train: Callable[..., list[dict]] | None = None
     on_request: bool = False
 
     @property
@@ -71,6 +75,7 @@ class Study:
 
     name: of its file, and of its results. ship: {arm: file} of weights that are published.
     measure(model, sets, arm, seed): more for a row, a dict. prepare: makes of a data set what the study trains and tests on.
+    parts: what is trained to be a part of arms, and is none itself.
     precision: float32 or bfloat16, in which its runs train; one study, one precision. They are tested in float32.
     """
 
@@ -80,6 +85,7 @@ class Study:
     ship: dict[str, str] = field(default_factory=dict)
     measure: Callable[..., dict] | None = None
     prepare: Callable[[Images], Images] | None = None
+    parts: dict[str, Arm] = field(default_factory=dict)
     precision: str = "float32"
 
     def choose(self, arms: list[str] | None = None, sets: list[str] | None = None) -> list[str]:

@@ -6,20 +6,22 @@ import time
 from dataclasses import replace
 
 import pytest
-from stn_helpers.__main__ import main
 
 from stn_helpers.data.files import sha256
 from stn_helpers.data.sets import load
 from stn_helpers.training.checkpoint import load_checkpoint, load_weights, save_weights
-from stn_helpers.training.trainer import RECIPES, fit
-from studies.networks import build
+from stn_helpers.training.trainer import fit
+from studies.__main__ import main
+from studies.study import get, names
+from studies.tutorial import tutorial_net
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="Ctrl-C cannot be sent to one process on Windows")
 
 
 def train_words(out) -> list[str]:
     """Two epochs on the stand-in: the one command that all these processes run."""
-    return ["train", "--data", "cifar10", "--stand-in", "--epochs", "2", "--device", "cpu", "--out", str(out)]
+    words = ["--stand-in", "--epochs", "2", "--device", "cpu", "--precision", "float32", "--out", str(out)]
+    return ["train", "tutorial", "with ST", *words]
 
 
 def read_until(stream, text: str) -> None:
@@ -50,7 +52,7 @@ def undisturbed(run, tmp_path_factory):
 
 ON_A_SLOW_DISK = """
 import os, sys, time
-from stn_helpers.__main__ import main
+from studies.__main__ import main
 real = os.fsync
 os.fsync = lambda file: (time.sleep(0.5), real(file))
 main(sys.argv[1:])
@@ -148,31 +150,33 @@ def test_ctrl_c_leaves_a_complete_checkpoint(interrupted, tmp_path):
 def test_training_says_what_runs_on_what_and_where_it_went(undisturbed):
     out, said, _ = undisturbed
     lines = said.splitlines()
-    assert lines[0] == f"seed on digits (standing in for cifar10), recipe good, seed 0, on cpu; checkpoints in {out}"
-    assert [line[:10] for line in lines[1:3]] == ["epoch  1/2", "epoch  2/2"]
-    assert lines[3].startswith("test accuracy ") and lines[3].endswith(f"weights in {out / 'weights.safetensors'}")
+    told = f"with ST on digits (standing in for cifar10), upright, seed 0, on cpu; checkpoints in {out}"
+    assert told in lines and any(line.startswith("training on ") and "in float32" in line for line in lines)
+    assert [line[:10] for line in lines if line.startswith("epoch")] == ["epoch  1/2", "epoch  2/2"]
+    assert lines[-1].startswith("test accuracy ") and lines[-1].endswith(f"%, upright; weights in {out / 'weights.safetensors'}")
 
 
 def test_the_last_line_is_the_last_epochs_accuracy_and_far_above_chance(undisturbed):
     out, said, _ = undisturbed
     accuracy = load_checkpoint(out / "checkpoint.stn")["history"][-1]["test_accuracy"]
-    assert f"test accuracy {accuracy:.2f} %;" in said
+    assert f"test accuracy {accuracy:.2f} %, upright;" in said
     assert accuracy > 40
 
 
 def test_the_stand_in_is_announced(undisturbed):
-    assert "Using digits" in undisturbed[2] and "cifar10 is not in" in undisturbed[2]
+    said, errors = undisturbed[1:]
+    assert "Using digits" in said and "cifar10 is not in" in said and "Using digits" not in errors
 
 
 def test_the_weights_say_what_they_are(undisturbed):
     about = load_weights(undisturbed[0] / "weights.safetensors")[1]
-    assert about["model"] == "seed" and about["seed"] == 0
-    assert about["data"] == "digits (standing in for cifar10)"
-    assert about["options"] == {"conv_dropout": 0.0, "dropout": 0.0}
+    assert (about["study"], about["network"], about["seed"]) == ("tutorial", "tutorial_net", 0)
+    assert about["data"] == "digits (standing in for cifar10)" and about["test_on"] == "upright"
+    assert about["arguments"] == {"args": ["learned"], "options": {}}
 
 
 def test_without_data_and_network_train_stops_with_the_three_ways_on_and_no_traceback(run, tmp_path):
-    child = run(["train", "--data", "cifar10", "--epochs", "1", "--out", str(tmp_path / "out")])
+    child = run(["train", "tutorial", "with ST", "--epochs", "1", "--out", str(tmp_path / "out")])
     said, errors = child.communicate(timeout=600)
     assert child.returncode == 1 and said == ""
     assert errors.startswith("studies: cifar10 is not in ")
@@ -193,8 +197,8 @@ def trained(small_cifar_for_module, tmp_path_factory):
 
 
 def quick_words(out, *more: str) -> list[str]:
-    words = ["train", "--no-transformer", "--epochs", "1", "--batch-size", "32", "--device", "cpu", "--out", str(out)]
-    return [*words, *more]
+    words = ["--epochs", "1", "--batch-size", "32", "--device", "cpu", "--precision", "float32", "--out", str(out)]
+    return ["train", "tutorial", "without ST", *words, *more]
 
 
 def exits(words: list[str]) -> str:
@@ -206,47 +210,93 @@ def exits(words: list[str]) -> str:
 
 
 def test_evaluate_prints_the_accuracy_that_train_printed(small_cifar_for_module, tmp_path, capsys):
-    main(["train", "--epochs", "1", "--batch-size", "32", "--device", "cpu", "--seed", "3", "--out", str(tmp_path)])
+    main(
+        [
+            "train",
+            "tutorial",
+            "with ST",
+            "--epochs",
+            "1",
+            "--batch-size",
+            "32",
+            "--device",
+            "cpu",
+            "--seed",
+            "3",
+            "--out",
+            str(tmp_path),
+        ]
+    )
     printed = capsys.readouterr().out.split("test accuracy ")[1].split(" %")[0]
     file = tmp_path / "weights.safetensors"
-    main(["evaluate", str(file), "--data", "cifar10", "--device", "cpu"])
-    assert capsys.readouterr().out == f"{file}: test accuracy {printed} % on 50 images\n"
+    main(["evaluate", str(file), "--device", "cpu"])
+    assert capsys.readouterr().out == f"{file}: test accuracy {printed} % on 50 images, upright\n"
 
 
-def test_no_transformer_trains_the_plain_twin(trained):
-    assert load_weights(trained)[1]["model"] == "seed-plain"
+def test_a_network_is_measured_on_what_it_was_made_for_and_on_another_distortion_if_one_asks(tmp_path, capsys):
+    out = ["--epochs", "1", "--device", "cpu", "--out", str(tmp_path)]
+    main(["train", "straighten", "with ST", *out])
+    trained = capsys.readouterr().out.split("test accuracy ")[1].split(";")[0]
+    assert trained.endswith(" %, turned")
+    main(["evaluate", str(tmp_path / "weights.safetensors"), "--device", "cpu"])
+    assert capsys.readouterr().out.endswith(f"test accuracy {trained.split(',')[0]} on 360 images, turned\n")
+    main(["evaluate", str(tmp_path / "weights.safetensors"), "--device", "cpu", "--distortion", "upright"])
+    assert capsys.readouterr().out.endswith("on 360 images, upright\n")
+
+
+def test_the_list_has_every_study_and_every_arm_with_its_network_data_and_recipe(capsys):
+    main(["list"])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == names()
+    main(["list", "deep"])
+    said = capsys.readouterr().out
+    assert "turned, two looks\n    looking_net(2); rotated -> rotated; epochs 1, lr 0.003" in said
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["run"], ["list"], ["check"]])
+def test_help_fits_a_screen(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--help"])
+    said = capsys.readouterr().out
+    assert caught.value.code == 0 and len(said.splitlines()) <= 40
 
 
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
-        (["--recipe", "seed"], "another recipe"),
         (["--seed", "1"], "belongs to another run (seed 0, not 1)"),
         (["--epochs", "3"], "another recipe (epochs differ)"),
-        (["--precision", "bf16"], "belongs to another run (dtype"),
+        (["--precision", "bfloat16"], "belongs to another run (precision"),
     ],
 )
 def test_going_on_with_other_words_is_refused_with_the_difference(trained, more, reason):
     said = exits(quick_words(trained.parent, *more))
-    assert said.startswith("studies: ") and reason in said and "choose another --out" in said
+    assert said.startswith("studies: ") and reason in said and "choose another folder" in said
 
 
 def test_weights_of_another_architecture_are_refused_with_the_first_difference(small_cifar_for_module, tmp_path):
     file = tmp_path / "other.safetensors"
-    save_weights(file, build("seed-plain"), {"model": "seed", "options": {}})
+    about = {
+        "study": "tutorial",
+        "network": "tutorial_net",
+        "arguments": {"args": ["learned"], "options": {}},
+        "test_on": "upright",
+    }
+    save_weights(file, tutorial_net(None), about)
     said = exits(["evaluate", str(file)])
     assert f"{file} is of another architecture: transformer.localization.1.0.bias is absent in the file" in said
 
 
-def test_weights_of_an_unknown_model_are_refused_with_the_known_ones(tmp_path):
+def test_weights_of_an_unknown_network_or_study_are_refused_with_the_known_ones(tmp_path):
     file = tmp_path / "other.safetensors"
-    save_weights(file, build("seed-plain"), {"model": "seed-2030", "options": {}})
-    assert "holds a 'seed-2030', which this version does not know; expected seed, seed-plain" in exits(["evaluate", str(file)])
+    save_weights(file, tutorial_net(None), {"study": "tutorial", "network": "net_2030", "arguments": {}})
+    assert "holds a 'net_2030', which tutorial does not have; expected tutorial_net" in exits(["evaluate", str(file)])
+    save_weights(file, tutorial_net(None), {"study": "study_2030"})
+    assert "is of the study 'study_2030', which is not here; expected addition" in exits(["evaluate", str(file)])
 
 
 def test_weights_that_do_not_say_their_model_are_refused(tmp_path):
     file = tmp_path / "nameless.safetensors"
-    save_weights(file, build("seed-plain"), {})
+    save_weights(file, tutorial_net(None), {})
     assert str(file) in exits(["evaluate", str(file)])
 
 
@@ -265,10 +315,11 @@ def test_a_damaged_file_is_refused_and_stays(trained, tmp_path):
 @pytest.fixture
 def half_done(small_cifar_for_module, tmp_path):
     """A folder where the first epoch of two is done."""
-    recipe = replace(RECIPES["good"], epochs=2, batch_size=32)
-    model = build("seed-plain", 0, conv_dropout=recipe.conv_dropout, dropout=recipe.dropout)
+    arm = get("tutorial").arms["without ST"]
+    recipe = replace(arm.recipe, epochs=2, batch_size=32)
     train, test = load("cifar10", train=True), load("cifar10", train=False)
-    fit(model, train, test, recipe, 0, "cpu", out=tmp_path, stop_after=1, progress=False, name="seed-plain")
+    how = {"out": tmp_path, "stop_after": 1, "progress": False, "name": "tutorial, without ST"}
+    fit(arm.build(), train, test, recipe, 0, "cpu", "float32", **how)
     return tmp_path
 
 
@@ -279,18 +330,20 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_with_room_the_run_goes_on(hal
     assert {path.name: path.read_bytes() for path in half_done.iterdir()} == {"checkpoint.stn": before}
     capsys.readouterr()
     main(quick_words(half_done, "--epochs", "2"))
-    assert [line[:10] for line in capsys.readouterr().out.splitlines()[1:2]] == ["epoch  2/2"]
+    assert [line[:10] for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")] == ["epoch  2/2"]
 
 
-@pytest.mark.parametrize("words", [["train", "--data", "cifar100"], ["train", "--model", "resnet"], ["study", "no-such-study"], []])
+@pytest.mark.parametrize("words", [["train"], ["train", "tutorial"], ["study", "deep"], ["run", "deep", "--precision", "half"], []])
 def test_unknown_words_end_with_the_usage(words, capsys):
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == 2 and "usage: python -m studies" in capsys.readouterr().err
 
 
-def test_data_of_the_wrong_shape_is_refused(tmp_path):
-    assert "the seed's network expects (N, 3, 32, 32)" in exits(quick_words(tmp_path, "--data", "digits"))
+def test_an_unknown_study_or_arm_is_refused_with_the_known_ones(tmp_path):
+    assert "study is 'cifar100'; expected one of addition" in exits(["train", "cifar100", "no ST"])
+    assert "unknown arms ['no such']; expected some of with ST; without ST" in exits(["train", "tutorial", "no such"])
+    assert "study is 'no such'" in exits(["run", "no such"])
 
 
 @pytest.mark.parametrize("words", [["--epochs", "0"], ["--batch-size", "0"], ["--epochs", "-1"]])

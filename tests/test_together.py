@@ -5,18 +5,19 @@ import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import md5
 
+from stn_helpers.data import sets
 from stn_helpers.data.files import alone, sha256
 from stn_helpers.data.sets import load
 from stn_helpers.training.checkpoint import load_checkpoint
 from stn_helpers.training.recipes import Recipe
 from stn_helpers.training.trainer import fit
-from studies import runner
-from studies.networks import build
+from studies.networks import cifar_net
 from studies.runner import run_study
 from studies.study import Arm, Study
 from tools.kernel import Kernel
@@ -28,34 +29,35 @@ CELLS = [
     """
 import torch
 from pathlib import Path
-from torchvision.datasets import CIFAR10
-from studies import runner
-from studies.networks import build
+from stn_helpers.data import sets
+import sys
+sys.path.insert(0, "tests")
+from test_together import QUICK, STUDY
+from studies.runner import run_study
 from stn_helpers.data.sets import load
+from studies.networks import cifar_net
 from studies.study import Arm, Study
 from stn_helpers.training.recipes import Recipe
 from stn_helpers.training.trainer import fit
 torch.set_num_threads(1)
 folder = Path({folder!r})
-for name, value in {cifar!r}.items():
-    setattr(CIFAR10, name, value)
+sets.ARCHIVES["cifar10"], sets.MIRRORS["cifar10"] = {cifar!r}
 """,
     """
 train, test = load("cifar10", train=True, root=folder / "data"), load("cifar10", train=False, root=folder / "data")
 """,
     """
-history = fit(build("small-plain"), train, test, {recipe!r}, device="cpu", out=folder / "run", progress=False)
+history = fit(STUDY.arms["without ST"].build(), train, test, QUICK, 0, "cpu", "float32", folder / "run", progress=False)
 print(history)
 """,
     """
-runner.STUDIES, runner.RECIPES = {{"small": {study!r}}}, {{"quick": {recipe!r}}}
 places = {{"assets": folder / "assets", "runs": folder / "runs"}}
-results = runner.run_study("small", seeds=1, device="cpu", progress=False, **places)
+results = run_study(STUDY, seeds=1, device="cpu", progress=False, **places)
 print([(row["arm"], row["seed"]) for row in results["runs"]])
 """,
 ]
 QUICK = Recipe(epochs=3, batch_size=50, lr=0.02, momentum=0.9)
-ARMS = {"without ST": Arm("small-plain", "quick"), "with ST": Arm("small-light", "quick")}
+ARMS = {"without ST": Arm(partial(cifar_net, "small", "plain"), QUICK), "with ST": Arm(partial(cifar_net, "small", "light"), QUICK)}
 STUDY = Study("small_study", "cifar10", ARMS, ship={"with ST": "small_stn"})
 
 
@@ -75,11 +77,9 @@ def files(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def cifar(served_cifar) -> dict:
-    """What torchvision must be told so that it takes the small CIFAR-10 behind the server for the real one."""
-    from torchvision.datasets import CIFAR10
-
-    return {name: getattr(CIFAR10, name) for name in ("train_list", "test_list", "meta", "tgz_md5", "url")}
+def cifar(served_cifar) -> tuple:
+    """What `load` must be told so that it takes the small CIFAR-10 behind the server for the real one."""
+    return sets.ARCHIVES["cifar10"], sets.MIRRORS["cifar10"]
 
 
 def whole_data(served) -> dict[str, str]:
@@ -104,10 +104,8 @@ def alone_first(served_cifar, server, tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "alone"
     monkeypatch.setenv("STN_DATA", str(folder / "data"))
     train, test = load("cifar10", train=True), load("cifar10", train=False)
-    fit(build("small-plain"), train, test, QUICK, device="cpu", out=folder / "run", progress=False)
-    monkeypatch.setattr(runner, "STUDIES", {"small": STUDY})
-    monkeypatch.setattr(runner, "RECIPES", {"quick": QUICK})
-    run_study("small", 1, device="cpu", progress=False, assets=folder / "assets", runs=folder / "runs")
+    fit(STUDY.arms["without ST"].build(), train, test, QUICK, 0, "cpu", "float32", folder / "run", progress=False)
+    run_study(STUDY, 1, device="cpu", progress=False, assets=folder / "assets", runs=folder / "runs")
     return folder
 
 
@@ -116,7 +114,7 @@ def test_ten_sessions_at_once_harm_neither_data_nor_checkpoint_nor_results(alone
     folder = alone_first.with_name("together")
     monkeypatch.setenv("STN_DATA", str(folder / "data"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    cells = [cell.format(folder=str(folder), cifar=cifar, recipe=QUICK, study=STUDY) for cell in CELLS]
+    cells = [cell.format(folder=str(folder), cifar=cifar) for cell in CELLS]
     all_here = threading.Barrier(SESSIONS)
     with ThreadPoolExecutor(SESSIONS) as threads:
         sessions = list(threads.map(session, [cells] * SESSIONS, [all_here] * SESSIONS))
@@ -132,42 +130,6 @@ def test_ten_sessions_at_once_harm_neither_data_nor_checkpoint_nor_results(alone
     assert [printed[3] for printed in sessions] == ["[('without ST', 0), ('with ST', 0)]\n"] * SESSIONS
     assert sha256(folder / "assets/checkpoints/small_stn.safetensors") == both[0]["weights"]["small_stn"]["sha256"]
     assert not [name for name in files(folder) if name.endswith(".part") or "/." in name]
-
-
-# Stops half way, for ever, in the step that is named, with the lock in its hands.
-HALF_WAY = """
-import os, sys, time
-os.environ["no_proxy"] = "*"
-from pathlib import Path
-from torchvision.datasets import CIFAR10, utils
-from stn_helpers.data.sets import load
-for name, value in {cifar!r}.items():
-    setattr(CIFAR10, name, value)
-real = utils.{step}
-def half(*words):
-    real(*words)
-    for file in Path(os.environ["STN_DATA"]).rglob(".download-*/**/*"):
-        if file.is_file():
-            os.truncate(file, file.stat().st_size // 2)
-    print("half", flush=True)
-    time.sleep(600)
-utils.{step} = half
-load("cifar10", train=True)
-"""
-
-
-@pytest.mark.parametrize("step", ["download_url", "extract_archive"])
-def test_kill_9_in_a_download_leaves_nothing_that_the_next_one_minds(start, cifar, served_cifar, tmp_path, step, monkeypatch):
-    child = start(["-c", HALF_WAY.format(cifar=cifar, step=step)], data=tmp_path)
-    assert child.stdout.readline() == "half\n", child.stderr.read()
-    with ThreadPoolExecutor(1) as other:
-        waits = other.submit(load, "cifar10", True, tmp_path)
-        assert not waits.done()
-        child.kill()
-        assert len(waits.result(timeout=60)) == 200
-    child.communicate()
-    assert files(tmp_path) == whole_data(served_cifar)
-    assert not list(tmp_path.glob(".download*"))
 
 
 TAKE_TURNS = """

@@ -46,7 +46,7 @@ from studies.paper_table import SETS as MNIST_SETS
 from studies.study import ASSETS, restore
 
 from .diagram import spatial_transformer
-from .gradients import theta_gradient
+from .gradients import angle_reader, theta_gradient
 
 SPLINE = family("tps", 4)
 KNOTS = control_points(4)
@@ -279,6 +279,7 @@ FIGURES = {
     "AffineTPS.gif": affine_tps,
     "spatial_transformer.png": lambda: png(spatial_transformer()),
     "theta_gradient.png": lambda: png(theta_gradient()),
+    "angle_reader.png": lambda: png(angle_reader()),
     "straighten.gif": straighten,
     "failures.png": failures,
     "cifar10_attended.png": cifar10_attended,

@@ -1,4 +1,4 @@
-"""The opening picture of notebook 02: how every pixel pulls at theta, and where theta goes."""
+"""The opening pictures of notebooks 02, a network that reads angles, and 03b, how every pixel pulls at theta."""
 
 import matplotlib
 import torch
@@ -9,10 +9,12 @@ from matplotlib.patheffects import Normal, Stroke
 from torch import Tensor
 
 from stn_helpers.data.sets import load
+from stn_helpers.families import outline
 from stn_helpers.grid import sampling_grid, target_points
 from stn_helpers.sampler import sample, warp
-from stn_helpers.show.plots import LOOK, ORANGE, SKY, draw
+from stn_helpers.show.plots import LOOK, ORANGE, SKY, before_after, draw
 from stn_helpers.theta import affine, map_points
+from stn_helpers.transformer import SpatialTransformer, light_localization
 
 SMALLER = affine(scale=1.4)  # a black frame around the digit, so that it has room to turn
 TURNED = affine(angle=30, scale=1.1)
@@ -91,3 +93,29 @@ def theta_gradient() -> Figure:
         for ax, image, name in zip(small.flat, [*seen, target], names, strict=True):
             draw(ax, image, name)
     return fig
+
+
+def angle_reader(steps: int = 300) -> Figure:
+    """The opening picture of notebook 02: turned digits, the window of the angle that a small network reads, and what it shows."""
+    train, test = (warp(load("digits", train=part).images.float() / 255, SMALLER, padding_mode="zeros") for part in (True, False))
+
+    def turned(digits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        degrees = 120 * torch.rand(len(digits), generator=generator) - 60
+        return warp(digits, affine(angle=degrees)), -degrees.deg2rad()[:, None]
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        reader = SpatialTransformer(light_localization(channels=1), family="rotation")
+    optimizer = torch.optim.Adam(reader.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=steps)
+    for _ in range(steps):
+        pictures, answers = turned(train[torch.randint(len(train), (96,), generator=generator)], generator)
+        optimizer.zero_grad()
+        F.mse_loss(reader.params(pictures), answers).backward()
+        optimizer.step()
+        schedule.step()
+    pictures, _ = turned(test[:7], torch.Generator().manual_seed(1))  # the first seven: chosen by number, not by looks
+    with torch.no_grad():
+        angle, seen = reader.params(pictures), reader(pictures)
+    return before_after(pictures, seen, outline(reader.family, angle))

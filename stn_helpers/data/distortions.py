@@ -26,6 +26,7 @@ class Distortion:
     knots: standard deviation, in pixels of the canvas, by which each of 4 x 4 control points on it is moved in x and in y.
     apart: every channel is an image of its own, with an angle, size and place of its own; the poses come image by image.
     undone: each image is turned back by its pose, and the pose returned is the identity: what a perfect transformer would show.
+    edge: outside a turned image its border goes on, in place of black.
     disc: only what lies in the canvas's inscribed circle is kept, so that no black corner tells how an image was turned.
     Paper: appendix A.4.
     """
@@ -37,6 +38,7 @@ class Distortion:
     clutter: int = 0
     corners: float = 0.0
     disc: bool = False
+    edge: bool = False
     knots: float = 0.0
     apart: bool = False
     undone: bool = False
@@ -70,7 +72,8 @@ class Distortion:
             pose = map_points(invert(pose), control_points(4).to(where) + away).flatten(1)
             placed = sample(images.float(), family_grid(PLATE, pose, (canvas, canvas)), padding_mode="zeros")
         else:
-            placed = warp(images.float(), invert(pose), size=(canvas, canvas), padding_mode="zeros")
+            outside = "border" if self.edge else "zeros"
+            placed = warp(images.float(), invert(pose), size=(canvas, canvas), padding_mode=outside)
         placed = placed.round().to(torch.uint8)
         if self.disc:
             across = (torch.arange(canvas, device=where) + 0.5) * 2 / canvas - 1
@@ -117,6 +120,9 @@ DISTORTIONS = {
     "turned one way": Distortion(degrees=60, middle=60),
     "rotated": Distortion(degrees=90),
     "rotated disc": Distortion(degrees=90, disc=True),
+    "rotated edge": Distortion(degrees=90, edge=True),
+    # In "rotated disc" four points of the rim lie half a pixel from the black outside, and tell the angle up to a quarter turn.
+    "rotated round": Distortion(degrees=90, edge=True, disc=True),
     "rts": Distortion(degrees=45, scale=(0.7, 1.2), canvas=48),
     "perspective": Distortion(scale=(0.75, 1.0), corners=5),
     "cluttered": Distortion(scale=(0.7, 1.2), canvas=48, clutter=4),
@@ -130,7 +136,7 @@ DISTORTIONS = {
     "scattered 84": Distortion(canvas=84),
     "cluttered 84": Distortion(canvas=84, clutter=16),
 }
-for _name in ("rotated", "rotated disc", "rts", "perspective"):
+for _name in ("rotated", "rotated disc", "rotated edge", "rotated round", "rts", "perspective"):
     DISTORTIONS[f"{_name}, undone"] = replace(DISTORTIONS[_name], undone=True)
 
 

@@ -249,6 +249,7 @@ def fit(
     name: str = "",
     after_epoch: Callable[[list[dict]], None] = lambda history: None,
     train_on: str | Distortion = "upright",
+    kind: type[Trainer] = Trainer,
 ) -> list[dict]:
     """Train a model, epoch by epoch, and return its history: one dict an epoch.
 
@@ -260,6 +261,7 @@ def fit(
     and stands as `note` in the next row of the history.
     stop_after: stop at this epoch of the recipe's schedule. name: what the checkpoint says it is.
     train_on: a distortion, or the name of one, new for every batch; `test` is taken as it is.
+    kind: a `Trainer` that makes other batches or takes other steps.
     The last epoch counts, whatever the test set says of it: nothing is chosen by looking at `test`.
     Raises FloatingPointError at a loss that is not finite, ValueError for a checkpoint of another run.
     Taught in notebook 05.
@@ -267,7 +269,7 @@ def fit(
     recipe, device = named_recipe(recipe), pick_device(str(device))
     _check_images(test)
     dtype = pick_precision(precision, device)
-    trainer, test = Trainer(model.to(device), train.to(device), recipe, seed, dtype, train_on), test.to(device)
+    trainer, test = kind(model.to(device), train.to(device), recipe, seed, dtype, train_on), test.to(device)
     path = Path(out) / "checkpoint.stn" if out else None
     last = recipe.epochs if stop_after is None else min(stop_after, recipe.epochs)
     # Two processes in one folder would write over each other's epochs: the second waits, and finds the run finished.
