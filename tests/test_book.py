@@ -5,7 +5,6 @@ import http.server
 import importlib
 import inspect
 import json
-import pkgutil
 import re
 import subprocess
 import sys
@@ -19,15 +18,16 @@ import pytest
 import test_browser
 import yaml
 
-import stn_helpers
 from tools import badges, tables
+from tools.book import GROUPS, ROOMS, modules, number, only_draws
 
 pytest.importorskip("sphinx_book_theme", reason="the site's theme is not installed; it needs Python 3.11 or newer")
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Pages that Sphinx makes by itself are read too, but they are not listed here.
-PAGES = ["index.html", "play.html", "results.html", "glossary.html", "api.html", *(f"notebooks/{p.stem}.html" for p in NOTEBOOKS)]
+PAGES = [f"{name}.html" for name in ("index", "play", "results", "teachers", "glossary", "api", "api/stn_helpers.theta")]
+PAGES += [f"notebooks/{path.stem}.html" for path in NOTEBOOKS]
 needs_chromium = pytest.mark.skipif(test_browser.CHROMIUM is None, reason="there is no Chromium on this machine")
 page = test_browser.page
 axe = test_browser.axe
@@ -112,7 +112,7 @@ def test_notebooks_follow_each_other_in_the_navigation_and_at_the_foot_of_the_pa
         links = [Path(address).stem for address in walk.all("a", "href") if ".html" in address and "notebooks/" in address]
         return list(dict.fromkeys(links))
 
-    assert listed(pages["index.html"]) == [path.stem for path in NOTEBOOKS]
+    assert set(listed(pages["index.html"])) == {path.stem for path in NOTEBOOKS}
     for before, after in zip(NOTEBOOKS, NOTEBOOKS[1:], strict=False):
         classes = {values.get("class"): values["href"] for tag, values in pages[f"notebooks/{before.stem}.html"].tags if tag == "a"}
         assert classes["right-next"] == f"{after.stem}.html"
@@ -135,26 +135,108 @@ def test_the_words_saved_with_a_figure_reach_its_page(pages):
         assert said and set(said) <= set(pages[f"notebooks/{path.stem}.html"].all("img", "alt"))
 
 
-def test_solutions_are_folded(pages):
+def test_solutions_and_what_only_draws_are_folded(pages):
+    drawn = 0
     for path in NOTEBOOKS:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         hidden = [cell for cell in cells if cell["metadata"].get("jupyter", {}).get("source_hidden")]
+        drawing = [cell for cell in cells if cell["cell_type"] == "code" and only_draws("".join(cell["source"]))]
+        drawing = [cell for cell in drawing if cell not in hidden]
         walk = pages[f"notebooks/{path.stem}.html"]
         folds = [values for tag, values in walk.tags if tag == "details" and "hide" in values.get("class", "")]
-        assert len(folds) == len(hidden) and not [fold for fold in folds if "open" in fold]
+        assert len(folds) == len(hidden) + len(drawing) and not [fold for fold in folds if "open" in fold]
+        assert walk.text.count("Show how it is drawn") == len(drawing)
+        drawn += len(drawing)
+    assert drawn > 5
 
 
-def test_every_word_of_the_glossary_leads_to_the_notebook_that_teaches_it(pages):
+def test_a_cell_that_teaches_is_not_folded():
+    figure = "fig, axes = plots.figure(1, 2)\nplots.draw(axes[0, 0], a)\nplots.draw(axes[0, 1], b)\n"
+    more = "axes[0, 0].set_title('a')\naxes[0, 1].set_title('b')\nshow(fig, alt='two')"
+    assert only_draws(figure + more)
+    assert not only_draws("theta = affine(30)\ngrid = theta @ points\nu, v = grid\nx = u + 1\ny = v + 1\nshow([y], alt='y')")
+    assert not only_draws("fig, axes = plots.figure()\nshow(fig, alt='short')")
+
+
+def test_the_first_page_has_every_notebook_once_in_its_group_with_its_own_picture(pages):
+    walk = pages["index.html"]
+    assert all(group in walk.text for group in GROUPS)
+    thumbs = [Path(source).stem for source in walk.all("img", "src") if source.endswith(".webp")]
+    assert sorted(thumbs) == [path.stem for path in NOTEBOOKS]
+    order = [one for group in list(GROUPS.values())[:-1] for one in group]
+    found = [thumb.split("_")[0] for thumb in thumbs]
+    assert found[: len([one for one in order if one in found])] == [one for one in order if one in found]
+    assert "stn-explorer" in {values.get("class") for _, values in walk.tags}
+
+
+def test_a_page_says_what_it_is_once(site, pages):
+    for name in ("index.html", "notebooks/01_transformation_matrices.html"):
+        text = (site / name).read_text(encoding="utf-8")
+        head = text.split("</head>")[0]
+        assert head.count('name="viewport"') == 1 and head.count("<title>") == 1
+        metas = {
+            values.get("name") or values.get("property"): values.get("content") for tag, values in pages[name].tags if tag == "meta"
+        }
+        assert len(metas["description"]) > 60 and metas["og:image"].endswith("/_static/share.png") and metas["og:title"]
+    assert (
+        re.search("<title>([^<]*)", (site / "index.html").read_text(encoding="utf-8"))[1].strip() == "Spatial Transformer Networks"
+    )
+    assert (site / "_static/share.png").is_file()
+
+
+def test_nothing_is_published_that_no_reader_needs(site):
+    assert not [*site.rglob("*.map"), *site.rglob("*fontawesome*.js"), *site.rglob("fa-*.woff2")]
+
+
+def sections() -> dict[str, str]:
+    """{anchor: the words of that section}, of all notebooks."""
+    found = {}
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells)
+        for part in re.split(r"(?m)^(?=## )", text)[1:]:
+            if numbered := re.match(r"## (\d+) · ", part):
+                found[f"s{number(path)}-{numbered[1]}"] = part.lower()
+    return found
+
+
+def test_every_word_of_the_glossary_leads_to_the_section_that_teaches_it(pages):
     written = (ROOT / "book/glossary.md").read_text(encoding="utf-8")
     entries = re.findall(r"(?m)^(\w.*)\n  (.*)$", written)
     assert {"theta", "localization network", "grid generator", "sampler", "aliasing", "IoU", "seed"} <= {
         word for word, _ in entries
     }
+    there = sections()
     for word, meaning in entries:
-        assert re.search(r"Notebook \[\d\d\w?\]\.$", meaning), word
+        nb, section, anchor = re.search(r"Taught in \[(\d\d\w?) §(\d+)\]\(#(.*)\)\.$", meaning).groups()
+        assert anchor == f"s{nb}-{section}"
+        related = re.search(r"Related: (.*?)\. Taught", meaning)
+        words = [word, *(related[1].split(", ") if related else [])]
+        assert any(one.lower().replace("-", " ")[:7] in there[anchor].replace("-", " ") for one in words), (word, anchor)
         assert f"term-{word}".replace(" ", "-") in pages["glossary.html"].ids
-    linked = [address for address in pages["glossary.html"].all("a", "href") if "notebooks/" in address and "#" not in address]
-    assert len(linked) >= len(entries)
+    linked = [address for address in pages["glossary.html"].all("a", "href") if re.search(r"notebooks/.*#s\d\d\w?-\d", address)]
+    assert len(linked) == len(entries)
+
+
+LESSONS = (ROOT / "book/teachers.md").read_text(encoding="utf-8")
+ANSWERS = re.findall(r"```python\n(.*?)```", LESSONS, flags=re.DOTALL)
+
+
+def test_there_are_six_lessons_each_with_its_plan_and_three_questions():
+    lessons = re.split(r"(?m)^## Lesson \d · ", LESSONS)[1:]
+    assert len(lessons) == 6
+    for lesson in lessons:
+        assert "**Plan.**" in lesson and "**What students get wrong.**" in lesson and "](#s0" in lesson
+        assert [found for found in re.findall(r"(?m)^(\d)\\\. .*\?", lesson)] == ["1", "2", "3"] or lesson.count(
+            "<summary>Answer"
+        ) == 3
+        assert sum(int(minutes) for minutes in re.findall(r"(\d+) minutes:", lesson)) == 90
+
+
+@pytest.mark.parametrize("code", ANSWERS, ids=range(len(ANSWERS)))
+def test_an_answer_of_the_exam_is_right(code):
+    assert "assert" in code
+    exec(code, {})
 
 
 def test_the_results_page_has_all_tables_and_every_number_in_them(pages):
@@ -171,14 +253,16 @@ def test_the_results_page_has_all_tables_and_every_number_in_them(pages):
 
 
 def public() -> list[str]:
-    """The full names of all that the package defines and describes, but for what begins with an underscore."""
+    """The full names of all that the package and the studies define and describe, but for what begins with an underscore."""
     names = []
-    for about in pkgutil.iter_modules(stn_helpers.__path__):
-        if about.name == "__main__":
-            continue  # its words are those of --help
-        module = importlib.import_module(f"stn_helpers.{about.name}")
+    for module in [importlib.import_module(name) for room in ROOMS for name in modules(room)]:
         for name, thing in vars(module).items():
-            if getattr(thing, "__module__", None) == module.__name__ and not name.startswith("_") and callable(thing):
+            if (
+                getattr(thing, "__module__", None) == module.__name__
+                and not name.startswith("_")
+                and callable(thing)
+                and thing.__doc__
+            ):
                 names.append(f"{module.__name__}.{name}")
                 members = vars(thing).items() if inspect.isclass(thing) else ()
                 described = [member for member, value in members if inspect.isfunction(value) and value.__doc__]
@@ -186,18 +270,26 @@ def public() -> list[str]:
     return names
 
 
-def test_the_package_page_has_every_public_function_of_the_package(pages):
+def test_every_module_has_a_page_with_every_public_function_of_it(pages):
     names = public()
     assert "stn_helpers.theta.affine" in names and "stn_helpers.transformer.SpatialTransformer.params" in names
-    assert sorted(set(names) - pages["api.html"].ids) == []
+    assert {"stn_helpers.data.sets.load", "stn_helpers.training.trainer.fit", "stn_helpers.show.plots.show"} <= set(names)
+    ids = {one for name, walk in pages.items() if name.startswith("api/") for one in walk.ids}
+    assert sorted(set(names) - ids) == []
+
+
+def test_modules_stand_behind_those_that_they_import():
+    order = [name.split(".")[-1] for name in modules("stn_helpers")]
+    assert order.index("theta") < order.index("grid") < order.index("sampler") < order.index("transformer")
+    assert order.index("families") < order.index("transformer")
 
 
 def test_docstrings_are_set_as_words(pages):
-    walk = pages["api.html"]
-    assert "angle: degrees, the window turns clockwise" in walk.text
-    assert "2 K^2 places, (x, y) point by point" in walk.text
-    assert not re.search(r"\\\*|``|:py:|:doc:|:class:|\.\. note|<lambda>|Alias for field", walk.text)
-    assert "notebooks/01_transformation_matrices.html" in walk.all("a", "href")
+    text = "".join(walk.text for name, walk in pages.items() if name.startswith("api/"))
+    assert "angle: degrees, the window turns clockwise" in text
+    assert "last axis (x, y)" in text
+    assert not re.search(r"\\\*|``|:py:|:doc:|:class:|\.\. note|<lambda>|Alias for field", text)
+    assert "../notebooks/01_transformation_matrices.html" in pages["api/stn_helpers.theta.html"].all("a", "href")
 
 
 def test_the_workflow_publishes_what_make_book_makes():
@@ -230,7 +322,7 @@ def served(site) -> str:
 @pytest.fixture(scope="module")
 def book(page, served) -> SimpleNamespace:
     """The site in Chromium: .page; .open(address); .outside, what it asked of others, in vain; .faults, what the console said."""
-    state = SimpleNamespace(page=page, outside=[], faults=[])
+    state = SimpleNamespace(page=page, address=served, outside=[], faults=[])
 
     def refuse(route):
         state.outside.append(route.request.url)
@@ -239,7 +331,7 @@ def book(page, served) -> SimpleNamespace:
     def open_page(address: str) -> None:
         page.goto(served + address)
 
-    page.route(lambda address: not address.startswith((served, "data:", "blob:")), refuse)
+    page.route(lambda address: not address.startswith((served, "data:", "blob:", "file:")), refuse)
     page.on("console", lambda message: state.faults.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: state.faults.append(str(error)))
     state.open = open_page
@@ -302,19 +394,55 @@ def test_formulas_are_set_and_not_spelt(book, pages):
 
 
 @needs_chromium
-def test_the_play_page_answers_without_a_kernel(book):
-    book.open("play.html")
+@pytest.mark.parametrize("place", ["http", "file"])
+def test_the_play_page_answers_without_a_kernel(book, site, place):
+    book.open("play.html") if place == "http" else book.page.goto((site / "play.html").as_uri())
     explorers = book.page.locator(".stn-explorer")
     assert explorers.count() == 2
-    for number in range(2):
-        root = explorers.nth(number).locator("section")
-        before = root.inner_text(), root.screenshot()
-        root.locator("input[type=range]").first.focus()
+    for which in range(2):
+        root = explorers.nth(which).locator("section")
+        before = root.inner_text(), root.locator(".sight").screenshot()
+        root.locator("input[type=range]").nth(which).focus()
         for _ in range(20):
             book.page.keyboard.press("ArrowRight")
         book.page.wait_for_timeout(200)
-        assert root.inner_text() != before[0] and root.screenshot() != before[1]
-    assert (book.outside, book.faults) == ([], [])
+        assert root.inner_text() != before[0] and root.locator(".sight").screenshot() != before[1]
+    assert [address for address in book.outside if not address.startswith("file:")] == [] and book.faults == []
+
+
+@needs_chromium
+def test_a_first_page_costs_at_most_700_kilobytes(book):
+    """Cold, without compression, as the browser counts it."""
+    sizes, page = [], book.page.context.browser.new_page(viewport={"width": 1280, "height": 800})
+    page.on("response", lambda answer: sizes.append(len(answer.body())))
+    page.goto(book.address + "index.html")
+    page.wait_for_load_state("networkidle")
+    page.close()
+    assert 100_000 < sum(sizes) <= 700_000
+
+
+TOO_WIDE = """() => [...document.querySelectorAll('.cell_input pre')]
+    .filter(pre => pre.offsetParent && pre.scrollWidth > pre.clientWidth + 1)
+    .map(pre => Math.max(...pre.innerText.split('\\n').map(line => line.length)))"""
+
+
+@needs_chromium
+def test_a_line_of_88_characters_does_not_scroll_at_1280_pixels(book):
+    book.page.set_viewport_size({"width": 1280, "height": 800})
+    for path in NOTEBOOKS[:4]:
+        book.open(f"notebooks/{path.stem}.html")
+        assert [longest for longest in book.page.evaluate(TOO_WIDE) if longest <= 88] == []
+    book.page.set_viewport_size(test_browser.WINDOW)
+
+
+@needs_chromium
+def test_code_has_a_button_that_copies_it(book):
+    book.open("notebooks/01_transformation_matrices.html")
+    block = book.page.locator(".cell_input div.highlight").nth(1)
+    block.hover()
+    book.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    block.get_by_role("button", name="copy this code").click()
+    assert book.page.evaluate("navigator.clipboard.readText()").strip() == block.locator("pre").inner_text().strip()
 
 
 EVERYTHING = {"resultTypes": ["violations"]}

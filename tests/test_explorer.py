@@ -933,7 +933,7 @@ def test_a_finger_that_scrolls_over_a_slider_does_not_move_it_and_one_that_goes_
     page = visit(explorer_html("matrix"), width=390, has_touch=True, is_mobile=True, height=664)
     shown, finger = Shown(page), Finger(page)
     slider = shown.slider("scale x, × width")
-    slider.scroll_into_view_if_needed()
+    slider.evaluate("part => part.scrollIntoView({block: 'end'})")
     box, scrolled = slider.bounding_box(), page.evaluate("scrollY")
     x, y = box["x"] + 0.3 * box["width"], box["y"] + box["height"] / 2
     finger("touchStart", x, y)
@@ -943,7 +943,7 @@ def test_a_finger_that_scrolls_over_a_slider_does_not_move_it_and_one_that_goes_
     finger("touchEnd")
     page.wait_for_timeout(300)
     assert shown.value("scale_x") == 1 and page.evaluate("scrollY") > scrolled + 50
-    slider.scroll_into_view_if_needed()
+    slider.evaluate("part => part.scrollIntoView({block: 'end'})")
     box = slider.bounding_box()
     y = box["y"] + box["height"] / 2
     finger("touchStart", box["x"] + 0.75 * box["width"], y)

@@ -263,6 +263,7 @@ figcaption b { color: var(--ink); font-weight: 600; }
 .matrix input:focus { background: var(--raised); cursor: text; }
 .matrix .implied { color: var(--soft); font-style: italic; }
 .words { flex: 1 1 190px; min-height: 4.4em; margin: 0; }
+.right *, .numbers * { scroll-margin-top: calc(var(--stn-top, 0px) + 80cqw); } /* what has the focus is not under the pictures */
 .right { display: flex; flex-direction: column; gap: 10px; min-width: 0; }
 .strip { display: flex; flex-wrap: nowrap; gap: 6px; overflow-x: auto; margin: -3px; padding: 3px; }
 .strip button { flex: none; }
@@ -298,6 +299,7 @@ section.dropping { outline: 3px dashed var(--accent); outline-offset: -6px; }
   .left { display: flex; flex-direction: column; gap: 10px; flex: 0 0 56%; min-width: 0; position: sticky; top: var(--stn-top, 0px); }
   .stage { position: static; padding: 0; }
   .right { flex: 1 1 0; }
+  .right *, .numbers * { scroll-margin-top: var(--stn-top, 0px); }
   .strip { flex-wrap: wrap; overflow: visible; }
   .presets button { min-height: 36px; padding: 3px 10px; }
   .tools button:not(.icon) { padding: 4px 9px; }
