@@ -7,7 +7,8 @@ Elsewhere it is a generated table, or a mark behind the number, invisible on the
 
 mean, sd, error (100 - mean), seeds, parameters: of an arm. gain, low, high: of one arm over another, seed by seed.
 settled, unsettled: behind a claim, with two arms; false where the interval does not bear it out.
-value: FILE and the keys that lead to the number. given: a number that nobody measured here, because it is another's, and the words say whose, or a plain example.
+value: FILE and the keys that lead to the number.
+given: a number that nobody measured here: another's, and the words say whose, or a plain example.
 """
 
 import json

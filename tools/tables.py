@@ -40,7 +40,9 @@ def places(root: Path, name: str) -> str:
         if count := row.get("diverged"):
             words += f"<br>{count} of {row['seeds']} diverged"
         about = first[row["arm"]]
-        found.setdefault(place, {"": f"{about['parameters']:,} | {about['mflop']:.1f} | {times.get('-'.join(about['arguments']['args']), '')}"})[test] = words
+        found.setdefault(
+            place, {"": f"{about['parameters']:,} | {about['mflop']:.1f} | {times.get('-'.join(about['arguments']['args']), '')}"}
+        )[test] = words
     tests = list(dict.fromkeys(row["arm"].split(", ", 1)[0] for row in results["summary"]))
     lines = [f"| | parameters | MFLOP | step, times | {' | '.join(tests)} |", "|---|---:|---:|---:|" + "---:|" * len(tests)]
     lines += [f"| {place} | {cells['']} | {' | '.join(cells.get(test, '') for test in tests)} |" for place, cells in found.items()]
