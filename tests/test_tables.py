@@ -10,7 +10,11 @@ PLACES = (
     ("upright, two STs", "small-two", 9, 5.0),
     ("rts, light ST", "small-light", 62002, 9.0),
 )
-RUNS = [dict(zip(("arm", "model", "parameters", "mflop"), place, strict=True), seed=seed) for place in PLACES for seed in (0, 1)]
+RUNS = [
+    {"arm": arm, "arguments": {"args": network.split("-")}, "parameters": parameters, "mflop": mflop, "seed": seed}
+    for arm, network, parameters, mflop in PLACES
+    for seed in (0, 1)
+]
 STEPS = [
     {"group": "steps", "what": what, "ratio": ratio}
     for what, ratio in (("small-plain", 1), ("small-light", 0.4), ("small-two", 0.3))
@@ -50,7 +54,7 @@ def test_our_errors_stand_beside_the_papers(tmp_path):
         {"arm": "R, ST-CNN tps", "mean": 99.0, "sd": None, "seeds": 1},
         {"arm": "TC, FCN", "mean": 80.0, "sd": 1.0, "seeds": 2},
     ]
-    (tmp_path / "assets/results/mnist.json").write_text(json.dumps({"summary": summary}))
+    (tmp_path / "assets/results/paper_table.json").write_text(json.dumps({"summary": summary}))
     lines = tables.beside_the_paper(tmp_path).splitlines()
     assert lines[0] == "| test error, % (the paper's) | R | TC |" and len(lines) == 2 + 8
     assert lines[2] == "| FCN | 4.5 ± 0.2 (2.1) | 20.0 ± 1.0, two seeds (13.2) |"
