@@ -17,7 +17,7 @@ STRICT = ["-W", "--keep-going", "-n", "-q"]  # any warning fails, and so does a 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # The notebooks in groups, as the first page shows them; what is not named here goes to the last.
 GROUPS = {
-    "The three parts": ["01", "02", "03"],
+    "The three parts": ["01", "02", "03", "03b"],
     "It learns": ["04", "04b", "05"],
     "Does it help?": ["06", "06b", "06c", "07"],
     "Beyond one transformer": [],
@@ -132,7 +132,7 @@ def modules(room: str) -> list[str]:
     def add(name: str) -> None:
         if name in order:
             return
-        for node in ast.walk(ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))):
+        for node in ast.parse((folder / f"{name}.py").read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ImportFrom):
                 whole = f"{room}.{node.module or ''}".rstrip(".") if node.level else node.module
                 for needed in [whole, *(f"{whole}.{one.name}" for one in node.names)]:
