@@ -188,8 +188,8 @@ def _markup(line: str) -> str:
 
 
 def lighten(site: Path) -> None:
-    """A first page must come quickly: no icon fonts and no script for them (book.css has the few icons), no source maps, and
-    pictures come when they are scrolled to.
+    """A first page must come quickly: no icon fonts and no script for them (book.css has the few icons), no source maps, what searches is on
+    the page that searches, and pictures come when they are scrolled to.
     """
     for path in [*site.rglob("*.map"), *site.rglob("fontawesome*"), *site.rglob("fa-*.woff2")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -200,9 +200,11 @@ def lighten(site: Path) -> None:
     css.write_text(re.sub(r"\n?/\*# sourceMapping.*", "", text), encoding="utf-8")
     for path in site.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
-        text = re.sub(r"\s*<script[^>]*fontawesome[^>]*></script>", "", text)
+        unused = "fontawesome" if path.name == "search.html" else "fontawesome|searchindex|searchtools|language_data|stemmer"
+        text = re.sub(rf"\s*<script[^>]*(?:{unused})[^>]*></script>", "", text)
         text = re.sub(r'<meta name="viewport"[^>]*>(?=.*<meta name="viewport")', "", text, flags=re.DOTALL)  # one is enough
         text = re.sub(r"<img (?![^>]*(?:loading=|logo__image))", '<img loading="lazy" ', text)
+        text = text.replace('<summary><span class="toctree-toggle"', '<summary aria-label="its pages"><span class="toctree-toggle"')
         path.write_text(text, encoding="utf-8")
 
 
