@@ -52,11 +52,3 @@ def sampling_grid(theta: Tensor, size: tuple[int, int], align_corners: bool = Fa
     if check:
         check_finite(grid, "grid")  # a pixel on the horizon looks at infinity, though theta is finite
     return grid
-
-
-def __getattr__(name: str):  # until notebooks 01 to 03 say from stn_helpers.families
-    if name in ("family_grid", "outline"):
-        from stn_helpers import families
-
-        return getattr(families, name)
-    raise AttributeError(name)

@@ -194,11 +194,3 @@ def map_points(theta: Tensor, points: Tensor) -> Tensor:
     x, y = points[..., 0:1].to(matrix), points[..., 1:2].to(matrix)
     rows = x * matrix[:, None, :, 0] + y * matrix[:, None, :, 1] + matrix[:, None, :, 2]
     return rows[..., :2] / rows[..., 2:] if theta.shape[-2] == 3 else rows[..., :2]
-
-
-def __getattr__(name: str):  # until notebooks 01 to 03 say from stn_helpers.families
-    if name in ("family", "Family", "control_points", "tps_kernel"):
-        from stn_helpers import families
-
-        return getattr(families, name)
-    raise AttributeError(name)

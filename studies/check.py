@@ -7,7 +7,8 @@ Elsewhere it is a generated table, or a mark behind the number, invisible on the
 
 mean, sd, error (100 - mean), seeds, parameters: of an arm. gain, low, high: of one arm over another, seed by seed.
 settled, unsettled: behind a claim, with two arms; false where the interval does not bear it out.
-value: FILE and the keys that lead to the number. given: what is said of it is not ours, and the words say whose it is.
+value: FILE and the keys that lead to the number.
+given: a number that nobody measured here: another's, and the words say whose, or a plain example.
 """
 
 import json
@@ -116,8 +117,9 @@ def document(path: Path) -> list[str]:
 
 
 def documents(root: Path = ROOT) -> list[Path]:
-    """README, the site's pages and the notebooks."""
-    return [root / "README.md", *sorted((root / "book").glob("*.md")), *sorted((root / "notebooks").glob("*.ipynb"))]
+    """README, the site's pages that report, and the notebooks. (What play and teachers' pages work out is no report.)"""
+    pages = [root / "book" / f"{name}.md" for name in ("index", "results", "glossary", "api")]
+    return [root / "README.md", *pages, *sorted((root / "notebooks").glob("*.ipynb"))]
 
 
 def check(root: Path = ROOT) -> dict[str, list[str]]:

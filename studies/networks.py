@@ -7,7 +7,10 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from stn_helpers.data.batches import as_float
+from stn_helpers.data.sets import Images
 from stn_helpers.transformer import SpatialTransformer, light_localization
 
 # Mean and standard deviation of the 50,000 CIFAR-10 training images, channel by channel, in [0, 1].
@@ -296,6 +299,14 @@ def random_transformer(spread: dict | None) -> SpatialTransformer:
 def count(network: nn.Module) -> int:
     """How many parameters a network has."""
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def mflop(model: nn.Module, data: Images) -> float:
+    """Millions of floating point operations for one image, forward: convolutions and matrix products, as torch counts them."""
+    model.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(as_float(data.images[:1]))
+    return round(counter.get_total_flops() / 1e6, 3)
 
 
 def fitting_width(make: Callable[[int], nn.Module], wanted: int) -> int:

@@ -16,18 +16,16 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from stn_helpers.data.batches import as_float
 from stn_helpers.data.files import write_whole
-from stn_helpers.data.sets import Images, data_root
+from stn_helpers.data.sets import data_root
 from stn_helpers.training.checkpoint import fill, load_checkpoint, save_weights
 from stn_helpers.training.recipes import Recipe
 from stn_helpers.training.trainer import evaluate, fit, pick_device, pick_precision
 from stn_helpers.transformer import SpatialTransformer
 
-from .networks import count
+from .networks import count, mflop
 from .study import ASSETS, Arm, Sets, Study, confusion, get, pose_spread, summarise
 
 # Networks draw from torch's one generator in a process, so a process trains one at a time, whatever an executor would like.
@@ -275,14 +273,6 @@ def row_of(job: Job, model: nn.Module, history: list[dict], sets: Sets) -> dict:
     if job.study.measure:
         row.update(job.study.measure(model, sets, arm, job.seed))
     return row
-
-
-def mflop(model: nn.Module, data: Images) -> float:
-    """Millions of floating point operations for one image, forward: convolutions and matrix products, as torch counts them."""
-    model.eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(as_float(data.images[:1]))
-    return round(counter.get_total_flops() / 1e6, 3)
 
 
 def provenance(device: torch.device) -> dict[str, str]:

@@ -16,8 +16,7 @@ from stn_helpers.training.recipes import RECIPES
 from stn_helpers.training.trainer import Trainer, fit
 from stn_helpers.transformer import SpatialTransformer
 
-from .networks import Normalize, PlacedNet, count, fitting_width, small_classifier
-from .runner import mflop
+from .networks import Normalize, PlacedNet, count, fitting_width, mflop, small_classifier
 from .study import Arm, Sets, Study
 
 TURNS = tuple(range(-90, 91, 10))  # degrees by which a picture may be turned back

@@ -12,7 +12,8 @@ from stn_helpers.data.batches import as_float
 from stn_helpers.data.distortions import distorted
 from stn_helpers.data.sets import load
 from stn_helpers.diagnose import CURES, Finding, diagnose
-from stn_helpers.training.trainer import RECIPES, fit
+from stn_helpers.training.recipes import RECIPES
+from stn_helpers.training.trainer import fit
 from stn_helpers.transformer import SpatialTransformer, light_localization
 from studies.networks import Blind, DigitNet, Normalize
 

@@ -119,7 +119,7 @@ def test_a_study_can_be_taken_away(name, tmp_path):
 
 def test_a_file_of_weights_brings_in_its_own_study_alone():
     path = ROOT / "assets/checkpoints/straighten_turned.safetensors"
-    code = "import sys; from studies.study import restore; restore(sys.argv[1]); print([m for m in sys.modules if m.startswith('studies.')])"
+    code = "import sys; from studies.study import restore; restore(sys.argv[1]); print([m for m in sys.modules if 'studies.' in m])"
     done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     brought = {name.removeprefix("studies.") for name in ast.literal_eval(done.stdout)}

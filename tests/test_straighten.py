@@ -132,10 +132,11 @@ def test_one_that_knows_every_place_overlaps_with_all_of_it(digits):
 def test_on_turned_images_the_lean_is_read_in_three_ways(digits, monkeypatch):
     asked = []
     monkeypatch.setattr("studies.straighten.read_lean", lambda *inputs: asked.append(inputs) or float(len(asked)))
+    monkeypatch.setattr("studies.straighten.turning", lambda *inputs: [30.0, 7.0])
     net = network(Knows("rotation", torch.linspace(-1, 1, 80)[:, None])).train()
     sets = Given(digits[1], digits[0])
     found = measure(net, sets, arm("turned"), 4)
-    assert found.keys() == {"undone", "blur", "lean"} and not net.training
+    assert found.keys() == {"undone", "blur", "lean", "turning"} and not net.training
     assert found["undone"] == undone(net.transformer.family.matrix(net.transformer.says), distorted(digits[1], "turned")[1])
     assert found["lean"] == {"as it is": 1.0, "straightened": 2.0, "and theta": 3.0}
     eye = net.transformer

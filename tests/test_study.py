@@ -90,7 +90,7 @@ def test_an_arm_is_compared_with_one_that_differs_in_one_thing(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_arm_is_another_run_and_says_its_network_in_words(name):
     study = get(name)
-    abouts = [repr((arm.described(), arm.recipe, arm.train_on, arm.test)) for arm in study.arms.values()]
+    abouts = [repr((arm.described(), arm.recipe, arm.train_on, arm.test, arm.parts, arm.train)) for arm in study.arms.values()]
     assert len(set(abouts)) == len(abouts) and study.ship.keys() <= study.arms.keys()
     assert study.precision in ("float32", "bfloat16")
 

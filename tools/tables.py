@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 from studies.paper_table import ERRORS
-from studies.study import MNIST_SETS
+from studies.paper_table import SETS as MNIST_SETS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,16 +40,33 @@ def places(root: Path, name: str) -> str:
         if count := row.get("diverged"):
             words += f"<br>{count} of {row['seeds']} diverged"
         about = first[row["arm"]]
-        found.setdefault(place, {"": f"{about['parameters']:,} | {about['mflop']:.1f} | {times[about['model']]}"})[test] = words
+        found.setdefault(
+            place, {"": f"{about['parameters']:,} | {about['mflop']:.1f} | {times.get('-'.join(about['arguments']['args']), '')}"}
+        )[test] = words
     tests = list(dict.fromkeys(row["arm"].split(", ", 1)[0] for row in results["summary"]))
     lines = [f"| | parameters | MFLOP | step, times | {' | '.join(tests)} |", "|---|---:|---:|---:|" + "---:|" * len(tests)]
     lines += [f"| {place} | {cells['']} | {' | '.join(cells.get(test, '') for test in tests)} |" for place, cells in found.items()]
     return "\n".join(lines)
 
 
+def few(root: Path) -> str:
+    """The four rows that answer "does it help?": mean accuracy and gain in each world, with its interval."""
+    rows = {row["arm"]: row for row in json.loads((root / "assets/results/cifar10.json").read_text())["summary"]}
+    worlds = ("upright", "rotated", "rts", "perspective")
+    lines = [f"| test accuracy, %; gain in points | {' | '.join(worlds)} |", "|---|" + "---:|" * len(worlds)]
+    for place in ("no ST", "light ST, a tenth of the rate", "same parameters, no warp", "oracle"):
+        cells = []
+        for row in (rows.get(f"{world}, {place}") for world in worlds):
+            gain = row.get("gain") if row else None
+            between = "one seed" if gain and gain["low"] is None else f"{gain['low']:+.1f} … {gain['high']:+.1f}" if gain else ""
+            cells.append((f"{row['mean']:.1f}" if row else "") + (f", {gain['mean']:+.1f} ({between})" if gain else ""))
+        lines.append(f"| {place} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def beside_the_paper(root: Path) -> str:
     """A row for every network of the paper's Table 1, a column for every set: our error, its spread, and the paper's."""
-    summary = json.loads((root / "assets/results/mnist.json").read_text())["summary"]
+    summary = json.loads((root / "assets/results/paper_table.json").read_text())["summary"]
     rows = {row["arm"]: row for row in summary}
     found = [letters for letters in MNIST_SETS if any(arm.startswith(f"{letters}, ") for arm in rows)]
     lines = [f"| test error, % (the paper's) | {' | '.join(found)} |", "|---|" + "---:|" * len(found)]
@@ -125,8 +142,8 @@ def warps(root: Path, name: str) -> str:
 
 
 def parts(root: Path) -> str:
-    """What of a training step of the seed's network goes where."""
-    lines = ["| part of the seed's network, forward and backward | microseconds an image | share, % |", "|---|---:|---:|"]
+    """What of a training step of the tutorial network goes where."""
+    lines = ["| part of the tutorial network, forward and backward | microseconds an image | share, % |", "|---|---:|---:|"]
     for row in group(root, "parts"):
         lines.append(f"| {row['what']} | {1e6 / row['images_per_second']:,.0f} | {100 / row['ratio']:.1f} |")
     return "\n".join(lines)
@@ -155,10 +172,11 @@ def imports(root: Path) -> str:
 
 
 TABLES = {
-    "cifar10_seed": lambda root: study(root, "cifar10_seed"),
+    "tutorial": lambda root: study(root, "tutorial"),
+    "few": few,
     "straighten": lambda root: study(root, "straighten"),
     "cifar10": lambda root: places(root, "cifar10"),
-    "mnist": beside_the_paper,
+    "paper_table": beside_the_paper,
     "deep": lambda root: study(root, "deep"),
     "glimpse": lambda root: study(root, "glimpse"),
     "addition": lambda root: study(root, "addition"),
