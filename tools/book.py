@@ -188,8 +188,8 @@ def _markup(line: str) -> str:
 
 
 def lighten(site: Path) -> None:
-    """A first page must come quickly: no icon fonts and no script for them (book.css has the few icons), no source maps, what searches is on
-    the page that searches, and pictures come when they are scrolled to.
+    """A first page must come quickly: no icon fonts and no script for them (book.css has the few icons), no source maps, what
+    searches is on the page that searches, and pictures come when they are scrolled to.
     """
     for path in [*site.rglob("*.map"), *site.rglob("fontawesome*"), *site.rglob("fa-*.woff2")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
