@@ -807,6 +807,7 @@ def test_a_target_pixel_says_which_place_it_reads_and_what_it_mixes(visit):
     shown = Shown(visit(explorer_html("matrix", {"noise": picture}, start={"angle": 30, "scale_x": 0.5, "scale_y": 0.5})))
     box = shown.root.locator(".sight canvas").bounding_box()
     shown.page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 0.6 * box["height"])
+    shown.page.evaluate(SETTLED)
     said = shown.root.locator(".probe").inner_text()
     x, y, u, v = map(float, re.search(r"target \((.*), (.*)\) → θ → source \((.*), (.*)\)", said).groups())
     assert (x, y) == pytest.approx((-0.5, 0.2), abs=0.02)
@@ -821,6 +822,7 @@ def test_a_target_pixel_says_which_place_it_reads_and_what_it_mixes(visit):
     assert color == pytest.approx(shown.target[:, i, j].tolist(), abs=40)
     shown.root.locator(".sight").focus()
     shown.page.keyboard.press("ArrowRight")
+    shown.page.evaluate(SETTLED)
     assert shown.root.locator(".probe").inner_text() != said
 
 
