@@ -1,10 +1,10 @@
-"""What the parts of the seed's network cost, forward and backward, on a batch of 64 pictures."""
+"""What the parts of the tutorial network cost, forward and backward, on a batch of 64 pictures."""
 
 import pytest
 import torch
 
 from stn_helpers.sampler import sample
-from studies.networks import build
+from studies.study import get
 
 BATCH = 64
 
@@ -12,7 +12,7 @@ BATCH = 64
 def parts():
     """{part: a function that runs it forward and backward}; the first is the whole network."""
     torch.manual_seed(0)
-    net = build("seed").to(memory_format=torch.channels_last).train()
+    net = get("tutorial").arms["with ST"].build().to(memory_format=torch.channels_last).train()
     images = torch.rand(BATCH, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     st = net.transformer
     theta = st.params(images).detach().requires_grad_()

@@ -1,4 +1,4 @@
-"""Training the seed's network: the loop that people copy, against ours. Same network, same batch size."""
+"""Training the tutorial network: the loop that people copy, against ours. Same network, same batch size."""
 
 import subprocess
 import sys
@@ -12,10 +12,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from stn_helpers.data.batches import batches
-from stn_helpers.training.trainer import RECIPES, Trainer
-from studies.networks import CIFAR10_MEAN, CIFAR10_STD, build
+from stn_helpers.training.recipes import RECIPES
+from stn_helpers.training.trainer import Trainer
+from studies.networks import CIFAR10_MEAN, CIFAR10_STD
+from studies.study import get
 
 BATCH, STEPS, ROUNDS = 64, 40, 5
+ARM = get("tutorial").arms["tutorial's recipe, with ST"]
 
 
 class PerImage(Dataset):
@@ -42,7 +45,7 @@ class PerImage(Dataset):
 def copied_loop(data, workers: int):
     """DataLoader, PIL transforms image by image, contiguous tensors, .item() in each step."""
     loader = DataLoader(PerImage(data), batch_size=BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
-    net = build("seed").train()
+    net = ARM.build().train()
     net.normalize = torch.nn.Identity()  # its loader has normalised already
     net.transformer.localization[0] = torch.nn.Identity()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
@@ -69,8 +72,8 @@ def copied_loop(data, workers: int):
 
 def our_loop(data, dtype, device="cpu"):
     """`Trainer`, as `fit` drives it, with flips and crops."""
-    recipe = replace(RECIPES["seed"], flips=True, crop_pixels=4)
-    trainer = Trainer(build("seed").to(device), data.to(device), recipe, seed=0, dtype=dtype)
+    recipe = replace(RECIPES["tutorial"], flips=True, crop_pixels=4)
+    trainer = Trainer(ARM.build().to(device), data.to(device), recipe, seed=0, dtype=dtype)
     trainer.model.train()
     stream = iter(())
 
@@ -111,8 +114,8 @@ def test_peak_memory(note, train_set):
     pytest.importorskip("resource", reason="this system has no getrusage")
     code = (
         "import resource, sys\n"
-        "from stn_helpers.__main__ import main\n"
-        "main(['train', '--epochs', '1', '--model', 'seed', '--stand-in', '--device', 'cpu', '--out', sys.argv[1]])\n"
+        "from studies.__main__ import main\n"
+        "main(['train', 'tutorial', 'with ST', '--epochs', '1', '--stand-in', '--device', 'cpu', '--out', sys.argv[1]])\n"
         "unit = 1 if sys.platform == 'darwin' else 1024\n"
         "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)\n"
     )

@@ -46,11 +46,17 @@ RUN = [
 ]
 
 
-@pytest.fixture(scope="module")
-def rows() -> list[dict]:
-    spec = importlib.util.spec_from_file_location("bench_conftest", ROOT / "benchmarks" / "conftest.py")
+def loaded(path: Path):
+    """A file of benchmarks/ as a module."""
+    spec = importlib.util.spec_from_file_location(f"bench_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict]:
+    module = loaded(ROOT / "benchmarks" / "conftest.py")
     found = module.rows(RUN)
     assert all(row["what"] in module.line(row) for row in found)
     return found
@@ -62,6 +68,21 @@ def root(rows, tmp_path) -> Path:
     (tmp_path / "assets/results").mkdir(parents=True)
     (tmp_path / "assets/results/speed.json").write_text(json.dumps({**facts, "rows": rows}))
     return tmp_path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("test_*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_times_what_there_is(path, digits_as_cifar):
+    """`make bench` is run once in a while: what it names must not be gone by then."""
+    module = loaded(path)
+    if path.stem == "test_parts":
+        assert [run() for run in module.parts().values()] == [None] * 5
+    if path.stem == "test_training":
+        module.STEPS = 1
+        data = digits_as_cifar.train
+        assert module.copied_loop(data, workers=0)() > 0
+        module.our_loop(data, module.torch.float32)()
+    if path.stem == "test_steps":
+        assert {"small-plain", "small-random", "strong-light"} <= {"-".join(case) for case in module.CASES}
 
 
 def test_a_ratio_is_how_many_times_as_fast_as_the_first_it_stands_beside(rows):

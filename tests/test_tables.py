@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tools import tables
 
 PLACES = (
@@ -10,8 +12,9 @@ PLACES = (
     ("upright, two STs", "small-two", 9, 5.0),
     ("rts, light ST", "small-light", 62002, 9.0),
 )
+CLEAN = {"commit": "abc1234", "date": "2026-11-27 12:00 UTC"}
 RUNS = [
-    {"arm": arm, "arguments": {"args": network.split("-")}, "parameters": parameters, "mflop": mflop, "seed": seed}
+    {"arm": arm, "arguments": {"args": network.split("-")}, "parameters": parameters, "mflop": mflop, "seed": seed, **CLEAN}
     for arm, network, parameters, mflop in PLACES
     for seed in (0, 1)
 ]
@@ -47,6 +50,22 @@ def test_places_have_a_row_each_and_sets_a_column_with_gains_and_intervals(tmp_p
     ]
 
 
+@pytest.mark.parametrize("table", ["few", "cifar10", "tutorial", "paper_table", "colocalise"])
+def test_a_run_of_a_changed_checkout_is_not_published_and_older_ones_stay(tmp_path, table):
+    (tmp_path / "assets/results").mkdir(parents=True)
+    (tmp_path / "assets/results/speed.json").write_text(json.dumps({"rows": []}))
+    name = "cifar10" if table == "few" else table
+    for date, refused in (("2026-11-26 23:59 UTC", False), ("2026-11-27 00:00 UTC", True)):
+        runs = [{"arm": "light ST", "seed": 3, "commit": "abc1234+changes", "date": date}]
+        (tmp_path / f"assets/results/{name}.json").write_text(json.dumps({"runs": runs, "summary": []}))
+        found = json.loads((tmp_path / f"assets/results/{name}.json").read_text())
+        if refused:
+            with pytest.raises(ValueError, match=rf"{name}.json has runs of a changed checkout \(light ST, seed 3\)"):
+                tables.TABLES[table](tmp_path)
+        else:
+            assert tables.results_of(tmp_path, name) == found
+
+
 def test_our_errors_stand_beside_the_papers(tmp_path):
     (tmp_path / "assets/results").mkdir(parents=True)
     summary = [
@@ -68,6 +87,7 @@ def test_what_was_found_has_a_column_a_digit_and_the_spread_over_the_seeds(tmp_p
             row: {name: [first + digit for digit in range(10)] for name in ("scattered 84", "cluttered 84")}
             for row in ("found", "chance")
         }
+        | CLEAN
         for first in (50, 60)
     ]
     runs[1]["found"]["cluttered 84"] = [10.0] * 10

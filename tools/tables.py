@@ -9,11 +9,22 @@ from studies.paper_table import ERRORS
 from studies.paper_table import SETS as MNIST_SETS
 
 ROOT = Path(__file__).resolve().parent.parent
+CLEAN_FROM = "2026-11-27"  # older rows were published before the rule that no row of a changed checkout is
+
+
+def results_of(root: Path, name: str) -> dict:
+    """What a study has found. Raises ValueError for runs whose code no commit holds: they are not published."""
+    results = json.loads((root / "assets/results" / f"{name}.json").read_text())
+    dirty = [run for run in results.get("runs", []) if run["commit"].endswith("+changes") and run["date"] >= CLEAN_FROM]
+    if dirty:
+        found = "; ".join(f"{run['arm']}, seed {run['seed']}" for run in dirty)
+        raise ValueError(f"{name}.json has runs of a changed checkout ({found}); commit the code, remove them and run them again")
+    return results
 
 
 def study(root: Path, name: str) -> str:
     """Accuracy after the last epoch, arm by arm."""
-    results = json.loads((root / "assets/results" / f"{name}.json").read_text())
+    results = results_of(root, name)
     lines = ["| network and recipe | parameters | test accuracy, % | seeds |", "|---|---:|---:|---:|"]
     for row in results["summary"]:
         spread = "" if row["sd"] is None else f" ± {row['sd']:.1f}"
@@ -27,7 +38,7 @@ def places(root: Path, name: str) -> str:
     Beside each row what it costs: parameters, arithmetic, and how many times as long a training step takes.
     """
     times = {row["what"]: f"{1 / row['ratio']:.1f}" for row in group(root, "steps")}
-    results = json.loads((root / "assets/results" / f"{name}.json").read_text())
+    results = results_of(root, name)
     first = {run["arm"]: run for run in reversed(results["runs"])}
     found: dict[str, dict[str, str]] = {}
     for row in results["summary"]:
@@ -51,7 +62,7 @@ def places(root: Path, name: str) -> str:
 
 def few(root: Path) -> str:
     """The four rows that answer "does it help?": mean accuracy and gain in each world, with its interval."""
-    rows = {row["arm"]: row for row in json.loads((root / "assets/results/cifar10.json").read_text())["summary"]}
+    rows = {row["arm"]: row for row in results_of(root, "cifar10")["summary"]}
     worlds = ("upright", "rotated", "rts", "perspective")
     lines = [f"| test accuracy, %; gain in points | {' | '.join(worlds)} |", "|---|" + "---:|" * len(worlds)]
     for place in ("no ST", "light ST, a tenth of the rate", "same parameters, no warp", "oracle"):
@@ -66,7 +77,7 @@ def few(root: Path) -> str:
 
 def beside_the_paper(root: Path) -> str:
     """A row for every network of the paper's Table 1, a column for every set: our error, its spread, and the paper's."""
-    summary = json.loads((root / "assets/results/paper_table.json").read_text())["summary"]
+    summary = results_of(root, "paper_table")["summary"]
     rows = {row["arm"]: row for row in summary}
     found = [letters for letters in MNIST_SETS if any(arm.startswith(f"{letters}, ") for arm in rows)]
     lines = [f"| test error, % (the paper's) | {' | '.join(found)} |", "|---|" + "---:|" * len(found)]
@@ -85,7 +96,7 @@ def beside_the_paper(root: Path) -> str:
 
 def found(root: Path) -> str:
     """How many of each digit were found without a label, percent, with the spread of the mean over the seeds."""
-    runs = json.loads((root / "assets/results/colocalise.json").read_text())["runs"]
+    runs = results_of(root, "colocalise")["runs"]
     lines = [f"| found, % | {' | '.join(map(str, range(10)))} | all |", "|---|" + "---:|" * 11]
     for words, row, name in (
         ("alone", "found", "scattered 84"),
