@@ -15,7 +15,8 @@ test: .venv/done           ## ruff, mypy, unit tests, every notebook under stric
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest tests -n auto --dist loadfile
+	$(PY) -m pytest tests -n auto --dist loadfile --ignore tests/test_browser.py
+	$(PY) -m pytest tests/test_browser.py
 	STN_SMOKE=1 $(PY) -m pytest --nbval --nbval-cell-timeout=300 -n auto --dist loadscope notebooks
 
 oldest: .venv-oldest/done  ## the ground floor's tests on the oldest torch that is allowed
