@@ -5,7 +5,7 @@ BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PY := $(BIN)/python
 COLAB := $(subst .venv,.venv-colab,$(BIN))/python
 
-.PHONY: lab test colab oldest book bench results figures notebooks badges clean
+.PHONY: lab test colab oldest book bench gpu results figures notebooks badges clean
 
 # Served from here, not from notebooks/, so that the pictures in assets/ can be seen.
 lab: .venv/done            ## open JupyterLab on the series
@@ -29,6 +29,9 @@ book: .venv/done           ## the series as a static site -> build/book/index.ht
 
 bench: .venv/done          ## side-by-side timings -> assets/results/speed.json
 	$(PY) -m pytest benchmarks
+
+gpu: .venv/done            ## all that needs a CUDA card, in nine minutes -> assets/results/gpu-NAME.json
+	$(PY) -m studies gpu
 
 results: .venv/done        ## tables in README from assets/results/*.json
 	$(PY) -m tools.tables

@@ -1,4 +1,4 @@
-"""python -m studies train | evaluate | run | check | list: the same functions that the notebooks call, from a terminal."""
+"""python -m studies train | evaluate | run | check | gpu | list: the same functions that the notebooks call, from a terminal."""
 
 import argparse
 import os
@@ -91,6 +91,16 @@ def check(args: argparse.Namespace) -> None:
     sys.exit(1 if wrong else 0)
 
 
+def gpu(args: argparse.Namespace) -> None:
+    """All that needs a card; exit code 1 where something failed."""
+    from .gpu import gpu as measure
+    from .gpu import told
+
+    file, failed = measure(args.out, args.minutes)
+    print(*told(), f"All of it is in {file}", *failed, sep="\n")
+    sys.exit(1 if failed else 0)
+
+
 def workers(count: int):
     """An executor of so many processes, which share the cores; for one, None: run here."""
     if count == 1:
@@ -138,6 +148,10 @@ def parser() -> argparse.ArgumentParser:
     every.add_argument("--epochs", type=positive, help="shorter runs, for a try, into a file of their own")
 
     command("check", check, "recompute every number in README, on the site and in the notebooks")
+
+    card = command("gpu", gpu, "all that needs a CUDA card -> assets/results/gpu-NAME.json; the same command goes on with the rest")
+    card.add_argument("--out", help="another file; runs of studies go to their own")
+    card.add_argument("--minutes", type=float, default=9.0, help="how long at most; 9")
 
     told = command("list", show, "the studies, or the arms of one with network, data and recipe")
     told.add_argument("study", nargs="?")

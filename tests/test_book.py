@@ -227,9 +227,7 @@ def test_there_are_six_lessons_each_with_its_plan_and_three_questions():
     assert len(lessons) == 6
     for lesson in lessons:
         assert "**Plan.**" in lesson and "**What students get wrong.**" in lesson and "](#s0" in lesson
-        assert [found for found in re.findall(r"(?m)^(\d)\\\. .*\?", lesson)] == ["1", "2", "3"] or lesson.count(
-            "<summary>Answer"
-        ) == 3
+        assert lesson.count("<summary>Answer</summary>") == lesson.count("```python") == 3
         assert sum(int(minutes) for minutes in re.findall(r"(\d+) minutes:", lesson)) == 90
 
 

@@ -31,7 +31,7 @@ RESULTS = sorted((ROOT / "assets" / "results").glob("*.json"))
 def requirements() -> dict[str, str]:
     """{name: bound} of every dependency in pyproject.toml, extras included."""
     extras = PROJECT["optional-dependencies"].values()
-    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]
+    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in extra if not line.startswith(PROJECT["name"]))]
     return dict(re.fullmatch(r"([\w-]+)(.*)", line.split(";")[0].strip()).groups() for line in lines)
 
 

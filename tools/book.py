@@ -17,7 +17,7 @@ STRICT = ["-W", "--keep-going", "-n", "-q"]  # any warning fails, and so does a 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # The notebooks in groups, as the first page shows them; what is not named here goes to the last.
 GROUPS = {
-    "The three parts": ["01", "02", "03"],
+    "The three parts": ["01", "02", "03", "03b"],
     "It learns": ["04", "04b", "05"],
     "Does it help?": ["06", "06b", "06c", "07"],
     "Beyond one transformer": [],
@@ -132,7 +132,7 @@ def modules(room: str) -> list[str]:
     def add(name: str) -> None:
         if name in order:
             return
-        for node in ast.walk(ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))):
+        for node in ast.parse((folder / f"{name}.py").read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ImportFrom):
                 whole = f"{room}.{node.module or ''}".rstrip(".") if node.level else node.module
                 for needed in [whole, *(f"{whole}.{one.name}" for one in node.names)]:
@@ -188,8 +188,8 @@ def _markup(line: str) -> str:
 
 
 def lighten(site: Path) -> None:
-    """A first page must come quickly: no icon fonts and no script for them (book.css has the few icons), no source maps, and
-    pictures come when they are scrolled to.
+    """A first page must come quickly: no icon fonts and no script for them (book.css has the few icons), no source maps, what
+    searches is on the page that searches, and pictures come when they are scrolled to.
     """
     for path in [*site.rglob("*.map"), *site.rglob("fontawesome*"), *site.rglob("fa-*.woff2")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -200,9 +200,11 @@ def lighten(site: Path) -> None:
     css.write_text(re.sub(r"\n?/\*# sourceMapping.*", "", text), encoding="utf-8")
     for path in site.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
-        text = re.sub(r"\s*<script[^>]*fontawesome[^>]*></script>", "", text)
+        unused = "fontawesome" if path.name == "search.html" else "fontawesome|searchindex|searchtools|language_data|stemmer"
+        text = re.sub(rf"\s*<script[^>]*(?:{unused})[^>]*></script>", "", text)
         text = re.sub(r'<meta name="viewport"[^>]*>(?=.*<meta name="viewport")', "", text, flags=re.DOTALL)  # one is enough
         text = re.sub(r"<img (?![^>]*(?:loading=|logo__image))", '<img loading="lazy" ', text)
+        text = text.replace('<summary><span class="toctree-toggle"', '<summary aria-label="its pages"><span class="toctree-toggle"')
         path.write_text(text, encoding="utf-8")
 
 

@@ -543,6 +543,7 @@ const mount = async (host, options, onChange = () => {}) => {
 
   // Between source coordinates and parts of the frame, 0 to 1.
   const toFrame = (x, y) => shape().map((side, axis) => .5 + [x, y][axis] * side / room / 2);
+  const edge = part => Math.max(.03, Math.min(.97, part)) || .03; // a mark that is further out waits there
   const fromPage = ({clientX, clientY}) => {
     const box = around.getBoundingClientRect(), [wide, high] = shape();
     return [((clientX - box.left) / box.width * 2 - 1) * room / wide, ((clientY - box.top) / box.height * 2 - 1) * room / high];
@@ -691,7 +692,7 @@ const mount = async (host, options, onChange = () => {}) => {
   const under = event => {
     const box = around.getBoundingClientRect(), all = handles(theta());
     const seen = all.map(handle => {
-      const [x, y] = toFrame(handle.x, handle.y).map(part => Math.max(0, Math.min(1, part)));
+      const [x, y] = toFrame(handle.x, handle.y).map(edge);
       return {...handle, left: box.left + x * box.width, top: box.top + y * box.height};
     });
     const apart = (one, other) => Math.hypot(one.left - other.left, one.top - other.top);
@@ -765,7 +766,7 @@ const mount = async (host, options, onChange = () => {}) => {
   };
 
   const showMark = ({kind, index, x, y}, i) => {
-    const {button} = marks[i], [left, top] = toFrame(x, y).map(part => Math.max(0, Math.min(1, part)) || 0);
+    const {button} = marks[i], [left, top] = toFrame(x, y).map(edge);
     button.style.left = `${100 * left}%`;
     button.style.top = `${100 * top}%`;
     const name = spline ? `control point ${index + 1}` : NAMES[kind][index];
