@@ -15,7 +15,7 @@ from stn_helpers.diagnose import CURES, Finding, diagnose
 from stn_helpers.training.recipes import RECIPES
 from stn_helpers.training.trainer import fit
 from stn_helpers.transformer import SpatialTransformer, light_localization
-from studies.networks import Blind, DigitNet, Normalize
+from studies.networks import Blind, Normalize, digit_net
 
 FAMILIES = ["affine", "similarity", "attention", "rotation", "projective", "tps"]
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -27,6 +27,18 @@ IMAGES, LABELS = as_float(TURNED.images[:200]), TURNED.labels[:200]
 
 
 # The networks: a good one, and one for each mistake
+
+
+class DigitNet(nn.Module):
+    """The network of notebook 04, with its two parts in plain sight."""
+
+    def __init__(self, family: str | None = "affine"):
+        super().__init__()
+        made = digit_net(family)
+        self.classifier, self.transformer = made.classifier, made.transformer
+
+    def forward(self, images):
+        return self.classifier(self.transformer(images))
 
 
 class NormalizedFirst(DigitNet):
