@@ -297,7 +297,8 @@ def processor() -> str:
 @cache
 def commit() -> str:
     """The commit that this process runs, "+changes" where the packages differ from it. Asked once: a later one is not what runs."""
-    return _git("rev-parse", "--short", "HEAD") + ("+changes" if _git("status", "--porcelain", "stn_helpers", "studies") else "")
+    head = _git("rev-parse", "--short", "HEAD")
+    return head + ("+changes" if head != "unknown" and _git("status", "--porcelain", "stn_helpers", "studies") else "")
 
 
 def _git(*words: str) -> str:

@@ -1,6 +1,7 @@
 """Every network of the studies under a short name, so that a test can be asked of all of them."""
 
 from functools import partial
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
@@ -8,20 +9,29 @@ from torch import Tensor, nn
 from stn_helpers.data.distortions import distorted
 from stn_helpers.data.sets import Images
 from stn_helpers.training.recipes import RECIPES
-from studies.addition import STARTS, addition_net
-from studies.deep import looking_net, map_net
-from studies.glimpse import deeper_net, glance_net, shrunk_net
 from studies.networks import PLACES, cifar_net, digit_net
-from studies.paper_table import BODIES, CANVASES, FAMILIES, paper_net
-from studies.study import Arm
-from studies.tutorial import DROPS, tutorial_net
+from studies.study import Arm, names
+
+
+def of(study: str, maker: str, **arguments: tuple) -> dict[str, partial]:
+    """{name: network} by a function of a study's file and its arguments; {} where that study was taken away."""
+    if study not in names():
+        return {}
+    make = getattr(import_module(f"studies.{study}"), maker)
+    return {name.replace("_", "-"): partial(make, *args) for name, args in arguments.items()}
+
 
 TUTORIALS = {
-    "tutorial": partial(tutorial_net, "learned", **DROPS),
-    "tutorial-plain": partial(tutorial_net, None, **DROPS),
-    "tutorial-fixed": partial(tutorial_net, "fixed", **DROPS),
-    "tutorial-frozen": partial(tutorial_net, "frozen", **DROPS),
-    "tutorial-no-warp": partial(tutorial_net, "no-warp", **DROPS),
+    name: partial(network, conv_dropout=0.5, dropout=0.5)
+    for name, network in of(
+        "tutorial",
+        "tutorial_net",
+        tutorial=("learned",),
+        tutorial_plain=(None,),
+        tutorial_fixed=("fixed",),
+        tutorial_frozen=("frozen",),
+        tutorial_no_warp=("no-warp",),
+    ).items()
 }
 DIGITS = {
     "digit": partial(digit_net, "affine"),
@@ -29,14 +39,11 @@ DIGITS = {
     "digit-wide": partial(digit_net, None, 14),
     "digit-rotation": partial(digit_net, "rotation"),
     "digit-attention": partial(digit_net, "attention"),
-    "digit-looks-1": partial(looking_net, 1),
-    "digit-looks-2": partial(looking_net, 2),
-    "digit-looks-2-resampled": partial(looking_net, 2, True),
-    "digit-map": partial(map_net),
-    "digit-deeper": partial(deeper_net),
-    "digit-summary": partial(shrunk_net),
-    "digit-glance-24": partial(glance_net, 24),
-    "digit-glance-32": partial(glance_net, 32),
+    **of("deep", "looking_net", digit_looks_1=(1,), digit_looks_2=(2,), digit_looks_2_resampled=(2, True)),
+    **of("deep", "map_net", digit_map=()),
+    **of("glimpse", "deeper_net", digit_deeper=()),
+    **of("glimpse", "shrunk_net", digit_summary=()),
+    **of("glimpse", "glance_net", digit_glance_24=(24,), digit_glance_32=(32,)),
 }
 SPREAD = {"mean": [0.9, 0.1, 0.0, 0.0, 1.1, 0.2], "covariance": (torch.diag(torch.tensor([4.0, 1, 0, 1, 2, 3])) / 100).tolist()}
 STUDIED = {
@@ -44,13 +51,17 @@ STUDIED = {
     for classifier in ("small", "strong")
     for place in PLACES
 }
-PAPERS = {
-    f"{body}-{canvas}-{family}": partial(paper_net, body, canvas, family)
-    for canvas in CANVASES
-    for body in BODIES
-    for family in (None, *FAMILIES)
-}
-SUMS = {f"sum-{kind}": partial(addition_net, kind) for kind in STARTS}
+PAPERS = of(
+    "paper_table",
+    "paper_net",
+    **{
+        f"{body}_{canvas}_{family}": (body, canvas, family)
+        for canvas in (28, 42, 60)
+        for body in ("fcn", "cnn")
+        for family in (None, "affine", "projective", "tps")
+    },
+)
+SUMS = of("addition", "addition_net", **{f"sum_{kind}": (kind,) for kind in ("fcn", "cnn", "one", "two", "tiles")})
 NETWORKS = {**TUTORIALS, **DIGITS, **STUDIED, **PAPERS, **SUMS}
 
 

@@ -1,15 +1,19 @@
 """glimpse.py: a glance chooses by the summary and reads the canvas, and what it costs is time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from by_name import Given, arm, build
 
+from stn_helpers.data.batches import as_float
 from stn_helpers.data.sets import load
 from stn_helpers.theta import affine
+from stn_helpers.training.recipes import RECIPES
 from stn_helpers.training.trainer import Trainer
-from studies.deep import BRIEF
+from studies import glimpse as module
 from studies.glimpse import STUDY, cost, glance
 
 
@@ -36,8 +40,8 @@ def test_a_summary_of_28_pixels_changes_nothing_and_fewer_pixels_or_more_layers_
 
 @pytest.mark.parametrize("name", ["digit-deeper", "digit-glance-24", "digit-summary"])
 def test_a_network_learns_one_batch_by_heart(name):
-    digits = load("digits", train=True).subset(slice(32))
-    losses = Trainer(build(name), digits.subset(torch.arange(64 * 50) % 32), BRIEF, seed=0).run_epoch().losses
+    digits, recipe = load("digits", train=True).subset(slice(32)), replace(RECIPES["digits"], epochs=1)
+    losses = Trainer(build(name), digits.subset(torch.arange(64 * 50) % 32), recipe, seed=0).run_epoch().losses
     assert losses[0] == pytest.approx(np.log(10), abs=0.3) and losses[-1] < 1.5 < losses[0]
 
 
@@ -46,6 +50,28 @@ def test_what_a_network_costs_is_time_and_leaves_it_able_to_train():
     found = cost(network, Given(load("digits", train=False)), arm("cluttered"), 0)["milliseconds"]
     assert 0 < found["forward"] < found["training"]
     assert all(weight.requires_grad for weight in network.parameters())
+
+
+def test_on_a_gpu_the_clock_is_read_once_all_its_work_is_done(monkeypatch):
+    """A stand-in for a card: a clock of our own that only its synchronize moves on."""
+    waited, network = [], build("digit-plain").eval()
+
+    class OnCard(torch.Tensor):
+        is_cuda = True
+
+    digits = load("digits", train=False).subset(slice(20))
+    monkeypatch.setattr(module, "as_float", lambda images: as_float(images).as_subclass(OnCard))
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: len(waited))
+    found = cost(network, Given(digits), arm("cluttered"), 0)["milliseconds"]
+    assert found == {"forward": 1000.0, "training": 1000.0} and len(waited) == 24  # before and after each of twelve
+
+
+def test_the_cost_is_measured_where_network_and_pictures_lie():
+    given = Given(load("digits", train=False).subset(slice(20)))
+    bent, poses = given.bent("cluttered")
+    given.bent = lambda name: (bent.to("meta"), poses)
+    assert cost(build("digit-glance-24").to("meta"), given, arm("cluttered"), 0)["milliseconds"]["training"] >= 0
 
 
 def test_every_arm_is_against_the_whole_canvas():

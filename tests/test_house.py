@@ -1,9 +1,11 @@
 """The house: arrows point down, nothing names a study but that study, and each part keeps to its size."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -89,32 +91,57 @@ def test_what_runs_studies_names_none(tool):
     assert not [one for one in found if one.startswith(tuple(f"studies.{name}" for name in STUDIES))]
 
 
+# Each study in turn is taken away, and all that is ours is imported anew.
 WITHOUT = """
-import sys
+import sys, torch, sklearn.datasets
+from importlib import import_module, invalidate_caches
 from pathlib import Path
-from studies import __main__, runner
-from studies.study import get, names, restore
-assert sys.argv[1] not in names()
-for name in names():
-    study = get(name)
-    for file in study.ship.values():
-        path = Path("assets/checkpoints") / f"{file}.safetensors"
-        if path.exists():
-            restore(path)
-__main__.main(["list"])
+sys.path.insert(0, "tests")
+everything = sys.argv[1:]
+for name in everything:
+    for module in [module for module in sys.modules if module.split(".")[0] in ("stn_helpers", "studies", "by_name")]:
+        del sys.modules[module]
+    file = Path("studies") / f"{name}.py"
+    text = file.read_bytes()
+    file.unlink()
+    invalidate_caches()
+    main, study = import_module("studies.__main__"), import_module("studies.study")
+    assert study.names() == [other for other in everything if other != name]
+    networks = import_module("by_name").NETWORKS
+    for other in study.names():
+        for shipped in study.get(other).ship.values():
+            path = Path("assets/checkpoints") / f"{shipped}.safetensors"
+            if path.exists():
+                study.restore(path)
+    print(f"without {name}: {len(networks)} networks;", end=" ")
+    main.main(["list"])
+    file.write_bytes(text)
 """
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_a_study_can_be_taken_away(name, tmp_path):
+def test_each_study_can_be_taken_away(tmp_path):
     for package in ("stn_helpers", "studies"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "assets").mkdir()
+    for folder in ("assets", "tests"):
+        (tmp_path / folder).mkdir()
     (tmp_path / "assets" / "checkpoints").symlink_to(ROOT / "assets" / "checkpoints")
-    (tmp_path / "studies" / f"{name}.py").unlink()
-    done = subprocess.run([sys.executable, "-c", WITHOUT, name], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert name not in [line.split()[0] for line in done.stdout.splitlines()]
+    shutil.copy(ROOT / "tests" / "by_name.py", tmp_path / "tests")
+    done = subprocess.run([sys.executable, "-c", WITHOUT, *STUDIES], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(f"without {name}: " in done.stdout for name in STUDIES)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_has_tests_that_do_without_the_others(name):
+    known = {f"studies.{tool}" for tool in ("study", "networks", "runner", name)}
+    for found in imports(ROOT / "tests" / f"test_{name}.py"):
+        assert not found.startswith("studies.") or any(found == each or found.startswith(f"{each}.") for each in known), found
+
+
+@pytest.mark.parametrize("name", ["study", "networks", "runner", "together"])
+def test_what_is_asked_of_every_study_names_none(name):
+    found = imports(ROOT / "tests" / f"test_{name}.py") | imports(ROOT / "tests" / "by_name.py")
+    assert not {one for one in found if one.split(".")[0] == "studies" and one.split(".")[-1] in STUDIES}
 
 
 def test_a_file_of_weights_brings_in_its_own_study_alone():
@@ -141,3 +168,20 @@ def test_each_part_keeps_to_its_size():
     everything = [*modules("stn_helpers").values(), *modules("studies").values()]
     assert lines(*modules("stn_helpers").values()) <= 3510  # the aim is 2,700
     assert max(lines(path) for path in everything if path.name != "widgets.py") <= 360, "a file that outgrows this is asked why"
+
+
+def words(path: Path) -> list[str]:
+    """Every name that a file says, in code or in text: what it defines, uses, or quotes."""
+    return re.findall(r"\w+", path.read_text(encoding="utf-8"))
+
+
+def test_nothing_is_there_that_nothing_uses():
+    """A function or class of the two packages that is named once, where it is defined, is used by nobody."""
+    ours = [*modules("stn_helpers").values(), *modules("studies").values()]
+    readers = [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "tools").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    readers += [*(ROOT / "examples").glob("*.py"), ROOT / "README.md", *(ROOT / "book").glob("*.py")]
+    said = Counter(word for path in [*ours, *readers] for word in words(path))
+    for path in ours:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                assert said[node.name] > 1, f"{path.name}: {node.name}"

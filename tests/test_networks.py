@@ -1,18 +1,17 @@
-"""The networks: the tutorial's listing, its twins, arms with a transformer in every place, and weights from the seed alone."""
+"""networks.py: the classifiers that studies share, a transformer in every place, and weights from the seed alone."""
 
 import pytest
 import torch
-import torch.nn.functional as F
-from by_name import DIGITS, NETWORKS, PAPERS, SPREAD, STUDIED, TUTORIALS, build
+from by_name import DIGITS, NETWORKS, PAPERS, SPREAD, STUDIED, build
 from torch import Tensor, nn
 
+from stn_helpers.training.recipes import RECIPES
 from stn_helpers.transformer import SpatialTransformer
-from studies.cifar10 import STUDY
 from studies.networks import (
     CIFAR10_MEAN,
     CIFAR10_STD,
     PLACES,
-    PlacedNet,
+    Normalize,
     Residual,
     cifar_net,
     pad_to,
@@ -20,10 +19,9 @@ from studies.networks import (
     tutorial_classifier,
     tutorial_localization,
 )
-from studies.tutorial import tutorial_net
+from studies.study import Arm
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
-TWINS = ["tutorial-plain", "tutorial-frozen", "tutorial-no-warp"]
 
 
 def images(count: int = 4) -> Tensor:
@@ -35,91 +33,12 @@ def size(module: nn.Module, trainable: bool = False) -> int:
     return sum(weight.numel() for weight in module.parameters() if weight.requires_grad or not trainable)
 
 
-class Listing(nn.Module):
-    """The network's listing, and behind it the tutorial's classifier with 3 channels and 500 features. Images come normalised."""
-
-    def __init__(self, padding_mode: str):
-        super().__init__()
-        self.padding_mode = padding_mode
-        self.conv1 = nn.Conv2d(3, 10, kernel_size=5)
-        self.conv2 = nn.Conv2d(10, 20, kernel_size=5)
-        self.conv2_drop = nn.Dropout2d()
-        self.fc1 = nn.Linear(500, 50)
-        self.fc2 = nn.Linear(50, 10)
-        self.localization = nn.Sequential(
-            nn.Conv2d(3, 64, kernel_size=7),
-            nn.MaxPool2d(2, stride=2),
-            nn.ReLU(True),
-            nn.Conv2d(64, 128, kernel_size=5),
-            nn.MaxPool2d(2, stride=2),
-            nn.ReLU(True),
-        )
-        self.fc_loc = nn.Sequential(nn.Linear(128 * 4 * 4, 256), nn.ReLU(True), nn.Linear(256, 3 * 2))
-
-    def grid(self, x: Tensor) -> Tensor:
-        xs = self.localization(x)
-        xs = xs.view(-1, xs.size(1) * xs.size(2) * xs.size(3))
-        return F.affine_grid(self.fc_loc(xs).view(-1, 2, 3), x.size(), align_corners=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.grid_sample(x, self.grid(x), padding_mode=self.padding_mode, align_corners=True)
-        x = F.relu(F.max_pool2d(self.conv1(x), 2))
-        x = F.relu(F.max_pool2d(self.conv2_drop(self.conv2(x)), 2))
-        x = x.view(-1, 500)
-        x = F.relu(self.fc1(x))
-        x = F.dropout(x, training=self.training)
-        return self.fc2(x)
-
-
 def normalised(seen: Tensor) -> Tensor:
     return (seen - torch.tensor(CIFAR10_MEAN)[:, None, None]) / torch.tensor(CIFAR10_STD)[:, None, None]
 
 
-def pair(padding_mode: str, zoom: float, spread: float) -> tuple[PlacedNet, Listing]:
-    """Our network and the listing with equal weights, and thetas around a zoom that differ from image to image."""
-    ours, listing = build("tutorial").eval(), Listing(padding_mode).eval()
-    head = ours.transformer.to_theta
-    with torch.no_grad():
-        head.weight.normal_(std=spread, generator=torch.Generator().manual_seed(1))
-        head.bias.copy_(torch.tensor([zoom, 0.0, 0.0, 0.0, zoom, 0.0]))
-        # Both list their weights in the order of the layers: classifier, localization, theta.
-        for mine, theirs in zip(ours.parameters(), listing.parameters(), strict=True):
-            theirs.copy_(mine)
-    return ours, listing
-
-
-@torch.no_grad()
-def test_the_network_is_the_listing_where_theta_stays_inside():
-    ours, listing = pair("zeros", zoom=0.6, spread=0.02)
-    grid = listing.grid(normalised(images()))
-    assert grid.abs().max() < 1 and grid.std(dim=0).max() > 0.01  # inside, and another place for each image
-    # float32 through four layers of at most 2,048 products; logits are of size 0.1.
-    torch.testing.assert_close(ours(images()), listing(normalised(images())), rtol=0, atol=1e-5)
-
-
-@torch.no_grad()
-def test_the_network_is_the_listing_with_border_padding_everywhere():
-    ours, listing = pair("border", zoom=1.4, spread=0.3)
-    assert listing.grid(normalised(images())).abs().max() > 1.5
-    torch.testing.assert_close(ours(images()), listing(normalised(images())), rtol=0, atol=1e-5)
-
-
-def test_gradients_are_those_of_the_listing():
-    ours, listing = pair("border", zoom=0.8, spread=0.1)
-    for network, seen in ((ours, images()), (listing, normalised(images()))):
-        F.cross_entropy(network(seen), torch.arange(4)).backward()
-    for mine, theirs in zip(ours.parameters(), listing.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad, rtol=0, atol=2e-5)  # of size 0.5, float32 sums of thousands
-
-
-def test_the_parts_have_the_listings_numbers_of_parameters():
+def test_the_tutorials_classifier_has_its_shapes():
     assert size(tutorial_classifier()) == 31_340
-    network = build("tutorial")
-    assert size(network.classifier) == 31_340 and size(network.transformer) == 740_486
-    assert size(network) == size(network, trainable=True) == 31_340 + 740_486
-
-
-def test_the_classifiers_shapes_are_the_tutorials():
     seen, found = images(2), []
     for layer in tutorial_classifier():
         seen = layer(seen)
@@ -136,49 +55,6 @@ def test_every_one_gives_finite_logits_an_image(name):
     assert logits.shape == (4, 19 if adds else 10) and logits.isfinite().all()
 
 
-def test_the_dropout_rates_are_the_tutorials_and_can_be_set():
-    def rates(**options):
-        return [layer.p for layer in build("tutorial", **options).modules() if isinstance(layer, (nn.Dropout, nn.Dropout2d))]
-
-    assert rates() == [0.5, 0.5]
-    assert [layer.p for layer in tutorial_net().modules() if isinstance(layer, (nn.Dropout, nn.Dropout2d))] == [0.0, 0.0]
-    assert rates(conv_dropout=0.1, dropout=0.2) == [0.1, 0.2]
-
-
-# Twins
-
-
-@pytest.mark.parametrize("twin", TWINS)
-def test_twins_start_from_the_very_same_classifier(twin):
-    one, other = (build(name, seed=7).classifier.state_dict() for name in ("tutorial", twin))
-    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-
-
-@pytest.mark.parametrize("twin", ["tutorial", "tutorial-frozen"])
-@torch.no_grad()
-def test_before_training_a_transformer_changes_no_logit(twin):
-    # Identity with align_corners=True: places in float32, off by 2e-6 pixels.
-    torch.testing.assert_close(build(twin).eval()(images()), build("tutorial-plain").eval()(images()), rtol=0, atol=1e-5)
-
-
-def test_a_frozen_transformer_has_nothing_to_train():
-    network = build("tutorial-frozen")
-    assert size(network, trainable=True) == size(build("tutorial-plain")) == 31_340
-    assert size(network) == size(build("tutorial"))
-    network(images()).sum().backward()
-    assert all(weight.grad is None for weight in network.transformer.parameters())
-    assert all(weight.grad is not None for weight in network.classifier.parameters())
-
-
-@torch.no_grad()
-def test_without_a_warp_the_same_localization_network_speaks_to_the_logits_instead():
-    network, plain = build("tutorial-no-warp").eval(), build("tutorial-plain").eval()
-    extra = network.extra(normalised(images()))
-    torch.testing.assert_close(network(images()), plain(images()) + extra, rtol=0, atol=1e-5)
-    # The same 738,944 weights as before theta, then ten numbers in place of six.
-    assert extra.abs().max() > 0 and size(network.extra) == 740_486 + 257 * (10 - 6)
-
-
 # Seeds
 
 
@@ -192,18 +68,13 @@ def test_weights_depend_on_the_seed_and_on_nothing_else(name):
 
 
 def test_an_arm_builds_from_its_seed_and_leaves_the_global_generator_where_it_was():
-    arm, before = STUDY.arms["rotated, light ST"], torch.get_rng_state()
+    arm, before = Arm(STUDIED["small-light"], RECIPES["good"]), torch.get_rng_state()
     one, again, other = (torch.cat([weight.flatten() for weight in arm.build(seed).parameters()]) for seed in (3, 3, 4))
     assert torch.equal(one, again) and not torch.equal(one, other)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 # Bad input
-
-
-def test_an_unknown_kind_of_transformer_is_refused():
-    with pytest.raises(ValueError, match="transformer is 'thawed'; expected learned, fixed, frozen, no-warp or None"):
-        tutorial_net("thawed")
 
 
 @pytest.mark.parametrize("side", [28, 48])
@@ -217,9 +88,7 @@ def test_the_wider_twin_has_as_many_parameters_as_the_transformer_adds():
     assert plain < with_st <= wide < 1.05 * with_st
 
 
-REFUSED = [(name, shape) for name in TUTORIALS for shape in [(2, 1, 32, 32), (2, 3, 28, 28), (3, 32, 32), (2, 32, 32, 3)]]
-REFUSED += [(name, shape) for name in DIGITS for shape in [(2, 3, 28, 28), (1, 28, 28), (2, 28, 28, 1)]]
-
+REFUSED = [(name, shape) for name in DIGITS for shape in [(2, 3, 28, 28), (1, 28, 28), (2, 28, 28, 1)]]
 REFUSED += [(name, shape) for name in STUDIED for shape in [(2, 1, 32, 32), (2, 3, 31, 32), (2, 3, 32, 31), (3, 32, 32)]]
 
 
@@ -233,7 +102,7 @@ def test_images_of_another_shape_are_refused(name, shape):
 def test_building_seeds_no_gpu(monkeypatch):
     seeded = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
-    STUDY.arms["rotated, no ST"].build(3)
+    Arm(STUDIED["small-plain"], RECIPES["good"]).build(3)
     assert not seeded
 
 
@@ -245,8 +114,10 @@ CHANGES_NOTHING = ["light", "heavy", "frozen", "feature", "window", "two"]
 
 @torch.no_grad()
 def test_the_small_classifier_is_the_tutorials():
-    seed = build("tutorial-plain", 3, conv_dropout=0, dropout=0).eval()
-    assert torch.equal(build("small-plain", 3).eval()(images()), seed(images()))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        theirs = tutorial_classifier().eval()
+    assert torch.equal(build("small-plain", 3).eval()(images()), theirs(Normalize()(images())))
 
 
 @torch.no_grad()

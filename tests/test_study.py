@@ -6,16 +6,15 @@ from functools import partial
 
 import pytest
 import torch
-from by_name import DIGITS, TUTORIALS, build
+from by_name import DIGITS, STUDIED, build
 from scipy.stats import ttest_rel
 
 from stn_helpers.data.distortions import DISTORTIONS, distorted
 from stn_helpers.data.poses import corner_drift, undone
 from stn_helpers.data.sets import load
 from stn_helpers.training.recipes import RECIPES
-from studies.cifar10 import PLACES, SLOW
 from studies.networks import digit_net
-from studies.study import Arm, Sets, Study, attended, confusion, get, names, paired, pose_spread, summarise, thetas
+from studies.study import ASSETS, TOOLS, Arm, Sets, Study, attended, confusion, get, names, paired, pose_spread, summarise, thetas
 
 NAMES = names()
 DIGIT, PLAIN = partial(digit_net, "affine"), partial(digit_net, None)
@@ -49,7 +48,8 @@ def test_arms_are_chosen_by_name_by_the_end_of_it_and_by_set(arms, sets, chosen)
 
 
 def test_an_arms_own_name_means_that_arm_alone():
-    assert get("straighten").choose(["with ST"]) == ["with ST"]
+    arms = {name: Arm(DIGIT, RECIPES["digits"]) for name in ("with ST", "cluttered, with ST")}
+    assert Study("grid", "digits", arms).choose(["with ST"]) == ["with ST"]
 
 
 def test_unknown_arms_and_sets_are_refused_with_the_known_ones():
@@ -66,7 +66,8 @@ def test_what_takes_hours_is_run_only_by_its_name():
 
 
 def test_a_study_is_there_by_its_file_and_an_unknown_one_is_refused_with_those_that_are():
-    assert {"tutorial", "straighten", "cifar10", "strong", "paper_table", "glimpse", "deep", "addition", "colocalise"} <= set(NAMES)
+    files = {path.stem for path in (ASSETS.parent / "studies").glob("*.py")} - {"__init__", *TOOLS}
+    assert set(NAMES) == files and len(NAMES) > 5
     assert all(get(name).name == name for name in NAMES)
     with pytest.raises(ValueError, match="study is 'runner'; expected one of addition"):
         get("runner")
@@ -93,34 +94,6 @@ def test_every_arm_is_another_run_and_says_its_network_in_words(name):
     abouts = [repr((arm.described(), arm.recipe, arm.train_on, arm.test, arm.parts, arm.train)) for arm in study.arms.values()]
     assert len(set(abouts)) == len(abouts) and study.ship.keys() <= study.arms.keys()
     assert study.precision in ("float32", "bfloat16")
-
-
-def test_the_cifar10_study_has_every_place_on_every_set_that_it_can_be_in():
-    arms = get("cifar10").arms
-    for test in ("upright", "rotated", "rts", "perspective", "rotated disc"):
-        here = {name.split(", ", 1)[1] for name, arm in arms.items() if arm.test == test}
-        left_out = set() if test in ("upright", "rotated") else {"heavy ST"}
-        left_out |= {name for name in PLACES if "smallest" in name and test in ("upright", "perspective")}
-        if test == "rotated disc":
-            left_out |= {"ST frozen at identity", "random theta", "ST on a feature map", "one window on a feature map", "two STs"}
-        assert here == set(PLACES) - left_out
-        assert (f"{test}, oracle" in arms) == (test != "upright")
-    assert all(arm.train_on == arm.test for arm in arms.values())
-    order = list(arms)
-    assert all(order.index(arm.spread_of) < order.index(key) for key, arm in arms.items() if arm.spread_of)
-
-
-def test_a_random_theta_has_the_spread_of_a_light_st_that_is_not_lost():
-    arms = get("cifar10").arms
-    taken = {name: arm.spread_of.split(", ", 1)[1] for name, arm in arms.items() if arm.spread_of}
-    assert taken == {
-        "upright, random theta": SLOW,
-        "rotated, random theta": "light ST",
-        "rts, random theta": SLOW,
-        "perspective, random theta": SLOW,
-    }
-    # The runner takes the spread from a run of the same recipe.
-    assert all(arm.recipe == arms[arm.spread_of].recipe for arm in arms.values() if arm.spread_of)
 
 
 def test_a_test_set_is_distorted_once_on_the_processor_and_then_brought_to_the_device(monkeypatch):
@@ -160,17 +133,6 @@ def test_what_concerns_the_localization_network_alone_may_differ_and_nothing_els
     slow = [row("a", 0, 71.0, recipe={"epochs": 2, **own}), row("b", 0, 70.0)]
     assert paired(slow, "a", "b")["mean"] == 1
     assert paired([row("a", 0, 71.0, recipe={"epochs": 2, "lr": 0.1}), row("b", 0, 70.0)], "a", "b") == {}
-
-
-def test_the_slow_and_the_heavy_transformers_learn_at_a_tenth_of_the_rate():
-    for name, arm in get("cifar10").arms.items():
-        if arm.recipe.optimizer == "adamw":
-            assert arm.recipe.localization == 1.0, name
-            continue
-        # A random theta learns nothing; its recipe is that of the transformer whose spread it has.
-        slow = "a tenth of the rate" in name + arm.spread_of or name.endswith(("heavy ST", "one window at the input"))
-        assert arm.recipe.localization == (0.1 if slow else 0.5), name
-    assert {arm.recipe.localization for arm in get("strong").arms.values()} == {0.1}
 
 
 def test_only_seeds_that_both_arms_have_are_compared():
@@ -215,8 +177,9 @@ def looking(bias: list[float], shake: float = 0.0):
 
 
 def looked(model, distortion: str) -> dict:
-    """What the cifar10 study measures of a network that was made for this distortion."""
-    return attended(model, Sets(get("cifar10")), get("cifar10").arms[f"{distortion}, light ST"], 0)
+    """What `attended` says of a network that was made for this distortion."""
+    arm = Arm(STUDIED["small-light"], RECIPES["good"], distortion)
+    return attended(model, Sets(Study("small", "cifar10", {"light ST": arm})), arm, 0)
 
 
 def test_a_row_says_what_the_transformer_did_to_the_distorted_test_set():
@@ -246,16 +209,15 @@ def test_a_network_without_a_transformer_at_its_input_has_nothing_to_say():
     assert looked(build("small-plain"), "rotated") == {} == looked(build("small-feature"), "rts")
 
 
-@pytest.mark.parametrize("kind", [TUTORIALS, DIGITS])
-def test_twins_start_from_the_same_classifier(kind):
-    starts = [build(name, 4).classifier.state_dict() for name in kind if name != "digit-wide"]
+def test_twins_start_from_the_same_classifier():
+    starts = [build(name, 4).classifier.state_dict() for name in DIGITS if name != "digit-wide"]
     for other in starts[1:]:
         assert all(torch.equal(starts[0][name], other[name]) for name in starts[0])
 
 
 def test_confusion_counts_truth_in_rows_and_guesses_in_columns():
     test = load("cifar10", train=False)
-    model = build("tutorial-plain").eval()
+    model = build("small-plain").eval()
     slow = torch.zeros(10, 10, dtype=torch.int64)
     with torch.no_grad():
         for image, label in zip(test.images, test.labels, strict=True):
@@ -264,7 +226,7 @@ def test_confusion_counts_truth_in_rows_and_guesses_in_columns():
 
 
 def test_an_untrained_transformer_says_identity_of_every_image():
-    test, model = load("cifar10", train=False), build("tutorial")
+    test, model = load("cifar10", train=False), build("small-light")
     assert torch.equal(thetas(model, test), torch.tensor([[1.0, 0, 0, 0, 1, 0]]).expand(50, 6))
     spread = {"angle": 0.0, "scale_x": 1.0, "scale_y": 1.0, "shear": 0.0, "shift_x": 0.0, "shift_y": 0.0}
     assert pose_spread(model, test) == {name: [mean, 0.0] for name, mean in spread.items()}
