@@ -132,7 +132,7 @@ def network(make=SpatialTransformer, family="affine", net=DigitNet, padding_mode
 def practise(net: DigitNet, epochs: int = 4, seed: int = 3, **changes) -> DigitNet:
     """Train it as notebook 04 does, for less long."""
     recipe = replace(RECIPES["digits"], epochs=epochs, **changes)
-    fit(net, TRAIN, TURNED.subset(slice(100)), recipe, seed=seed, device="cpu", precision="float32", progress=False)
+    fit(net, TRAIN, TURNED.subset(slice(100)), recipe, seed, "cpu", "float32", progress=False, train_on="turned")
     return net
 
 
