@@ -14,9 +14,9 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from stn_helpers.data import as_float, distorted, load, undone
-from stn_helpers.grid import family_grid
+from stn_helpers.families import control_points, family, family_grid
 from stn_helpers.sampler import warp
-from stn_helpers.theta import affine, compose, control_points, decompose, family, map_points
+from stn_helpers.theta import affine, compose, decompose, map_points
 from stn_helpers.training import RECIPES, fit
 from stn_helpers.transformer import SpatialTransformer, light_localization
 from studies.addition import Parallel
