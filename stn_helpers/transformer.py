@@ -62,9 +62,12 @@ class SpatialTransformer(nn.Module):
         self.family = family if isinstance(family, Family) else named(family)
         self.size = None if size is None else check_size(size)
         self.align_corners, self.padding_mode = align_corners, padding_mode
-        features = last_width(localization) if features is None else features
+        if features is None:
+            features = next((m.out_features for m in reversed([*localization.modules()]) if isinstance(m, nn.Linear)), None)
         if not isinstance(features, int) or features < 1:
-            raise ValueError(f"features is {features!r}; expected F, the width of localization's answer")
+            raise ValueError(
+                f"features is {features!r}; expected F, the width of localization's answer, or a Linear layer in it to tell"
+            )
         self.to_theta = ToTheta(features, self.family.identity)
 
     def extra_repr(self) -> str:
@@ -101,14 +104,6 @@ class SpatialTransformer(nn.Module):
         grid = self.grid(images, params, check=not (self.training and params.is_cuda))
         seen = sample(images, grid, padding_mode=self.padding_mode, align_corners=self.align_corners, check=False)
         return seen.to(images.dtype)
-
-
-def last_width(localization: nn.Module) -> int:
-    """The width of a localization network's answer, read off its last Linear layer."""
-    linear = [layer for layer in localization.modules() if isinstance(layer, nn.Linear)]
-    if not linear:
-        raise ValueError("localization has no Linear layer to read its width off; say features=F, the width of its answer")
-    return linear[-1].out_features
 
 
 def parameter_groups(
