@@ -66,10 +66,9 @@ def check_size(size: Any, name: str = "size") -> tuple[int, int]:
     """(H, W) as two positive ints, or ValueError with the argument's name."""
     try:
         height, width = (int(side) for side in size)
-        whole = (height, width) == tuple(size)
     except (TypeError, ValueError, OverflowError):
-        whole = False
-    if not whole or height < 1 or width < 1:
+        height = width = 0
+    if height < 1 or width < 1 or (height, width) != tuple(size):
         raise ValueError(f"{name} is {size!r}; expected (H, W), two positive whole numbers")
     return height, width
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stn_helpers.checks import check_finite, check_size, readable
 from stn_helpers.grid import sampling_grid, target_points
-from stn_helpers.theta import map_points, wide
+from stn_helpers.theta import CORNERS, map_points, wide
 
 Size = tuple[int, int]
 
@@ -252,9 +252,8 @@ def outline(family: Family, params: Tensor, per_side: int = 16, aspect: float = 
 
     Straight sides for a matrix family, curved ones for a thin plate spline. Taught in notebook 03.
     """
-    along = torch.linspace(-1, 1, per_side + 1)[:-1]
-    edge = torch.ones_like(along)
-    sides = [(along, -edge), (edge, along), (-along, edge), (-edge, -along)]
-    points = torch.cat([torch.stack(side, dim=-1) for side in sides]).to(params)
+    corners = torch.tensor(CORNERS)
+    along = torch.linspace(0, 1, per_side + 1)[:-1, None]
+    points = torch.lerp(corners[:, None], corners.roll(-1, dims=0)[:, None], along).flatten(0, 1)
     line = family.source(family.check(params), points.to(wide(params)), aspect)
     return torch.cat([line, line[:, :1]], dim=1)  # not mapped twice: a product may round its last row differently

@@ -116,18 +116,13 @@ def parameter_groups(
     Decay must not reach biases: pulling theta's identity bias to zero would zoom every picture into a point.
     """
     inside = {id(p) for m in model.modules() if isinstance(m, SpatialTransformer) for p in m.parameters()}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            groups.setdefault((id(parameter) in inside, parameter.ndim > 1), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": lr * (localization if own else 1.0),
-            "weight_decay": weight_decay * (localization_decay if own else 1.0) if decays else 0.0,
-        }
-        for (own, decays), parameters in groups.items()
-    ]
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for parameter in filter(lambda parameter: parameter.requires_grad, model.parameters()):
+        own, decays = id(parameter) in inside, parameter.ndim > 1
+        rate, decay = lr * (localization if own else 1.0), weight_decay * (localization_decay if own else 1.0)
+        group = {"params": [], "lr": rate, "weight_decay": decay if decays else 0.0}
+        groups.setdefault((own, decays), group)["params"].append(parameter)
+    return list(groups.values())
 
 
 def light_localization(channels: int = 3, width: int = 16, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
