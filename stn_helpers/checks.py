@@ -3,6 +3,7 @@
 The path of an image reads without them.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -73,10 +74,10 @@ def check_size(size: Any, name: str = "size") -> tuple[int, int]:
     return height, width
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """ValueError where a mode or a padding is none that exists."""
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(choices)}")
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """ValueError, with all that there are, where a mode, a padding, a recipe ... is none that exists."""
+    if value not in (known := tuple(choices)):
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
 
 
 def check_images(images: Any, mode: str = "bilinear") -> None:

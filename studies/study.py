@@ -12,6 +12,7 @@ from pkgutil import iter_modules
 import torch
 from torch import Tensor, nn
 
+from stn_helpers.checks import check_choice
 from stn_helpers.data.batches import batches
 from stn_helpers.data.distortions import distorted, distortion
 from stn_helpers.data.poses import corner_drift, undone
@@ -150,8 +151,7 @@ def names() -> list[str]:
 
 def get(name: str) -> Study:
     """A study by name; no other one is imported. Raises ValueError for a name that is none."""
-    if name not in names():
-        raise ValueError(f"study is {name!r}; expected one of {', '.join(names())}")
+    check_choice("study", name, names())
     return import_module(f"studies.{name}").STUDY
 
 

@@ -481,7 +481,7 @@ def test_adamw_is_the_textbooks_with_the_same_groups():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"optimizer": "adam"}, "optimizer is 'adam'; expected sgd or adamw"),
+        ({"optimizer": "adam"}, "optimizer is 'adam'; expected one of sgd, adamw"),
         ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
         ({"epochs": 0}, "epochs is 0; expected at least 1"),
         ({"cutout_pixels": -3}, "cutout_pixels is -3; expected at least 0"),
@@ -496,7 +496,7 @@ def test_a_recipe_that_cannot_be_meant_is_refused(wrong, said):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"recipe": "godo"}, "recipe is 'godo'; expected a Recipe or one of tutorial, good, digits"),
+        ({"recipe": "godo"}, "recipe is 'godo'; expected one of tutorial, good, digits"),
         ({"train_on": "bent"}, "'bent'; expected one of upright"),
         ({"device": "cuda:x"}, "device is 'cuda:x'"),
     ],

@@ -2,6 +2,8 @@
 
 import torch
 
+from stn_helpers.checks import check_choice
+
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16}
 
 
@@ -39,8 +41,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """float32 or bfloat16 by name; "auto" is bfloat16 where the hardware has it. The grid is float32 in either."""
     if name == "auto":
         return torch.bfloat16 if has_bfloat16(device) else torch.float32
-    if name not in PRECISIONS:
-        raise ValueError(f"precision is {name!r}; expected one of auto, {', '.join(PRECISIONS)}")
+    check_choice("precision", name, ("auto", *PRECISIONS))
     return PRECISIONS[name]
 
 

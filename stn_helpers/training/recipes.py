@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from stn_helpers.checks import check_choice
 from stn_helpers.transformer import parameter_groups
 
 
@@ -50,8 +51,7 @@ class Recipe:
         for name, least in (("epochs", 1), ("batch_size", 1), ("clip", 0), ("crop_pixels", 0), ("cutout_pixels", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
-        if self.optimizer not in ("sgd", "adamw"):
-            raise ValueError(f"optimizer is {self.optimizer!r}; expected sgd or adamw")
+        check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
         if self.one_cycle and self.thirds:
             raise ValueError("one_cycle and thirds are both set; expected one schedule")
 
@@ -70,8 +70,7 @@ def named_recipe(recipe: Recipe | str) -> Recipe:
     """A recipe, by name or as it is. Raises ValueError for an unknown name."""
     if isinstance(recipe, Recipe):
         return recipe
-    if recipe not in RECIPES:
-        raise ValueError(f"recipe is {recipe!r}; expected a Recipe or one of {', '.join(RECIPES)}")
+    check_choice("recipe", recipe, RECIPES)
     return RECIPES[recipe]
 
 
