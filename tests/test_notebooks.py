@@ -111,9 +111,11 @@ def test_the_straightening_notebook_runs_on_mnist_too(tmp_path):
     book = nbformat.read(ROOT / "notebooks" / "04_learning_to_straighten.ipynb", as_version=4)
     (line,) = [cell for cell in book.cells if cell.cell_type == "code" and 'DATA = "digits"' in cell.source]
     line.source = 'DATA = "mnist"'
-    book.cells.append(
-        nbformat.v4.new_code_cell('assert (test_set.name, len(seen[0])) == ("MNIST", 16) and len(test_set) == 10_000')
-    )
+    (loads,) = [cell for cell in book.cells if "load(DATA, train=True), load(DATA, train=False)" in cell.source]
+    # A part of it: with 70,000 digits this one test would take four minutes.
+    loads.source = loads.source.replace("train=True)", "train=True).subset(slice(4000))", 1)
+    loads.source = loads.source.replace("train=False)", "train=False).subset(slice(500))", 1)
+    book.cells.append(nbformat.v4.new_code_cell('assert (test_set.name, len(seen[0])) == ("MNIST", 16) and len(test_set) == 500'))
     client = NotebookClient(book, timeout=300, resources={"metadata": {"path": str(ROOT / "notebooks")}})
     client.execute(env={**os.environ, "STN_SMOKE": "1"})
 
