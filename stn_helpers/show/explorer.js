@@ -293,7 +293,7 @@ figcaption b { color: var(--ink); font-weight: 600; }
   text-align: right; font-variant-numeric: tabular-nums; cursor: ew-resize; touch-action: pan-y; }
 .matrix input:focus { background: var(--raised); cursor: text; }
 .matrix .implied { color: var(--soft); font-style: italic; }
-.words { flex: 1 1 190px; min-height: 4.4em; margin: 0; }
+.words { flex: 1 1 190px; min-height: 4.4em; margin: 0; } .output-kind .words { min-height: 5.8em; }
 .right *, .numbers * { scroll-margin-top: calc(var(--stn-top, 0px) + 80cqw); } /* what has the focus is not under the pictures */
 .right { display: flex; flex-direction: column; gap: 10px; min-width: 0; }
 .strip { display: flex; flex-wrap: nowrap; gap: 6px; overflow-x: auto; margin: -3px; padding: 3px; }
@@ -706,7 +706,7 @@ const mount = async (host, options, onChange = () => {}) => {
     }
     if (kind === "move") return set(within(rounded({shift_x: start.shift_x + x - from.x, shift_y: start.shift_y + y - from.y}, {})));
     if (kind === "knob") {
-      const toward = (u, v) => Math.atan2((v - start.shift_y) * high, (u - start.shift_x) * wide) * 180 / Math.PI;
+      const toward = (u, v) => Math.atan2((v - whole(start).shift_y) * high, (u - whole(start).shift_x) * wide) * 180 / Math.PI;
       return set(rounded({angle: upright(start.angle + toward(x, y) - toward(from.x, from.y))}, {}));
     }
     if (free) {
