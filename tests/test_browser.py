@@ -85,7 +85,10 @@ from stn_helpers.show.widgets import MatrixExplorer
 from stn_helpers.theta import affine
 
 explorer = MatrixExplorer()
-note = lambda change: Path("theta.json").write_text(json.dumps([time.time(), change.new.flatten().tolist()]))
+def note(change):
+    Path("theta.new").write_text(json.dumps([time.time(), change.new.flatten().tolist()]))
+    Path("theta.new").replace("theta.json")  # whoever reads it never sees half of it
+
 explorer.observe(note, "theta")
 explorer""",
     "explorer.theta = affine(angle=-90.0, scale=0.5)",
