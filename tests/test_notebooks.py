@@ -56,8 +56,8 @@ def test_no_widget_state_is_saved(notebook):
         assert "application/vnd.jupyter.widget-view+json" not in kinds
         if re.search(r"(Explorer|Frames)\(", source(cell)):
             assert "sliders to play with" in json.dumps(cell["outputs"])
-        if re.search(r"(Matrix|Spline)Explorer\(", source(cell)):
-            # For these two there is more than a sentence: sliders that need no kernel, as the package has them now.
+        if re.search(r"(Matrix|Spline|Output)Explorer\(", source(cell)):
+            # For these there is more than a sentence: sliders that need no kernel, as the package has them now.
             saved = "".join(line for output in cell["outputs"] for line in output.get("data", {}).get("text/html", ""))
             assert all(part in saved for part in re.split("__[A-Z]+__", template()))
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
