@@ -17,6 +17,7 @@ from torch import Tensor
 from stn_helpers.checks import check_finite
 from stn_helpers.families import control_points
 from stn_helpers.show import explorer as page
+from stn_helpers.show.plots import LOOK, SHOWN
 from stn_helpers.theta import affine, as_matrix, decompose
 
 try:
@@ -232,7 +233,8 @@ class Frames(ipywidgets.VBox):
             raise ValueError("pictures is empty; expected at least one PNG")
         self.slider = ipywidgets.IntSlider(value=0, min=0, max=len(pictures) - 1, description=label)
         self.image = ipywidgets.Image(value=pictures[0], format="png")
-        self.image.layout.width, self.image.layout.height = (f"{side}px" for side in Image.open(io.BytesIO(pictures[0])).size)
+        shown = (round(side * SHOWN / LOOK["figure.dpi"]) for side in Image.open(io.BytesIO(pictures[0])).size)
+        self.image.layout.width, self.image.layout.height = (f"{side}px" for side in shown)
         self.slider.observe(lambda change: setattr(self.image, "value", pictures[change["new"]]), "value")
         super().__init__([self.slider, self.image])
 
