@@ -10,14 +10,13 @@ import torch
 import torch.nn.functional as F
 from IPython.core.inputtransformer2 import TransformerManager
 from matplotlib.patches import Rectangle
-from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 from torchvision.utils import make_grid
 
 from stn_helpers.data.batches import as_float
 from stn_helpers.data.distortions import distorted
 from stn_helpers.data.files import write_whole
-from stn_helpers.data.sets import Images, load, test_card
+from stn_helpers.data.sets import load, test_card
 from stn_helpers.families import control_points, family, family_grid, outline
 from stn_helpers.grid import sampling_grid
 from stn_helpers.sampler import sample
@@ -37,7 +36,7 @@ from stn_helpers.show.plots import (
     png,
     two_inks,
 )
-from stn_helpers.theta import affine, invert, map_points, projective
+from stn_helpers.theta import affine, decompose, invert, map_points, projective
 from stn_helpers.training.trainer import fit
 from studies import addition
 from studies import straighten as straightening
@@ -53,14 +52,11 @@ SPLINE = family("tps", 4)
 KNOTS = control_points(4)
 
 
-def one_of_each(test: Images) -> Tensor:
-    """The second image of each of the first eight classes, (8, C, H, W) in [0, 1]: chosen by number, not by looks."""
-    return as_float(test.images[[int((test.labels == k).nonzero()[1]) for k in range(8)]])
-
-
 def cifar10_attended() -> bytes:
     """CIFAR-10 test images, where the shipped network looks in them, and what its classifier then sees. Needs CIFAR-10."""
-    net, images = shipped("tutorial_stn"), one_of_each(load("cifar10", train=False))
+    net, test = shipped("tutorial_stn"), load("cifar10", train=False)
+    # The second test image of each of the first eight classes: chosen by number, not by looks.
+    images = as_float(test.images[[int((test.labels == k).nonzero()[1]) for k in range(8)]])
     with torch.no_grad():
         theta, seen = net.transformer.params(images), net.transformer(images)
     return png(before_after(images, seen, outline(net.transformer.family, theta), align_corners=True))
@@ -222,7 +218,10 @@ def two_worlds() -> bytes:
 
 def it_can_turn() -> bytes:
     """Turned CIFAR-10 test images, and the same as the network of notebook 06c turned them back. Needs CIFAR-10."""
-    images = one_of_each(distorted(load("cifar10", train=False), "rotated round")[0])
+    bent, poses = distorted(load("cifar10", train=False), "rotated round")
+    far = decompose(poses).angle.abs() > 45
+    # Of each class the first that is turned by more than 45 degrees: chosen by number, not by looks.
+    images = as_float(bent.images[[int((far & (bent.labels == k)).nonzero()[0]) for k in range(10)]])
     with torch.no_grad():
         seen = shipped("turned_round").transformer(images)
     return png(image_rows({"turned": images, "turned back": seen}))
