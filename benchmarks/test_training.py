@@ -6,68 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
 from stn_helpers.data.batches import batches
 from stn_helpers.training.recipes import RECIPES
 from stn_helpers.training.trainer import Trainer
-from studies.networks import CIFAR10_MEAN, CIFAR10_STD
 from studies.study import get
+from studies.timed import copied_loop
 
 BATCH, STEPS, ROUNDS = 64, 40, 5
 ARM = get("tutorial").arms["tutorial's recipe, with ST"]
-
-
-class PerImage(Dataset):
-    """What torchvision's CIFAR10 does with an image when it is asked for one."""
-
-    def __init__(self, data):
-        self.images, self.labels = data.images.permute(0, 2, 3, 1).numpy(), data.labels.tolist()
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomCrop(32, padding=4),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize(CIFAR10_MEAN, CIFAR10_STD),
-            ]
-        )
-
-    def __len__(self):
-        return len(self.labels)
-
-    def __getitem__(self, k):
-        return self.transform(Image.fromarray(self.images[k])), self.labels[k]
-
-
-def copied_loop(data, workers: int):
-    """DataLoader, PIL transforms image by image, contiguous tensors, .item() in each step."""
-    loader = DataLoader(PerImage(data), batch_size=BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
-    net = ARM.build().train()
-    net.normalize = torch.nn.Identity()  # its loader has normalised already
-    net.transformer.localization[0] = torch.nn.Identity()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-    stream = iter(loader)
-
-    def run():
-        nonlocal stream
-        running = 0.0
-        for _ in range(STEPS):
-            batch = next(stream, None)
-            if batch is None:
-                stream = iter(loader)
-                batch = next(stream)
-            images, labels = batch
-            optimizer.zero_grad()
-            loss = F.cross_entropy(net(images), labels)
-            loss.backward()
-            optimizer.step()
-            running += loss.item()
-        return running
-
-    return run
 
 
 def our_loop(data, dtype, device="cpu"):
@@ -92,8 +39,8 @@ def our_loop(data, dtype, device="cpu"):
 
 
 LOOPS = {
-    "the loop people copy": lambda data: copied_loop(data, workers=0),
-    "the loop people copy, 2 loader workers": lambda data: copied_loop(data, workers=2),
+    "the loop people copy": lambda data: copied_loop(ARM.build(), data, 0, STEPS),
+    "the loop people copy, 2 loader workers": lambda data: copied_loop(ARM.build(), data, 2, STEPS),
     "ours, float32": lambda data: our_loop(data, torch.float32),
     "ours, bfloat16": lambda data: our_loop(data, torch.bfloat16),
 }

@@ -97,7 +97,7 @@ def gpu(args: argparse.Namespace) -> None:
     from .gpu import told
 
     file, failed = measure(args.out, args.minutes)
-    print(*told(), f"All of it is in {file}", *failed, sep="\n")
+    print(*told([file]), f"All of it is in {file}", *failed, sep="\n")
     sys.exit(1 if failed else 0)
 
 

@@ -23,7 +23,7 @@ from stn_helpers.training.recipes import Recipe
 from stn_helpers.transformer import SpatialTransformer
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-TOOLS = ("study", "networks", "runner", "check", "gpu", "__main__")  # every other file in this folder is a study
+TOOLS = ("study", "networks", "runner", "check", "gpu", "timed", "__main__")  # every other file in this folder is a study
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,8 @@ def attended(model: nn.Module, sets: Sets, arm: Arm, seed: int) -> dict:
 def summarise(runs: list[dict], arms: dict[str, Arm] | None = None) -> list[dict]:
     """One row per arm, recipe and precision: mean and standard deviation of the last epoch's test accuracy over the seeds.
 
-    arms: where one of them names another that it is `against`, its row has the `paired` difference too, as "gain".
+    arms: where one of them names another that it is `against`, its row has the `paired` difference too, as "gain", if scipy is
+    there, whose t makes its interval.
     "diverged": how many of the runs did, if any; they count as their last good epoch left them.
     """
     groups: dict[str, list[dict]] = {}
@@ -264,8 +265,9 @@ def summarise(runs: list[dict], arms: dict[str, Arm] | None = None) -> list[dict
         if count := sum("diverged" in row for row in rows):
             summary[-1]["diverged"] = count
         arm = (arms or {}).get(rows[0]["arm"])
-        if arm and arm.against and (gain := paired(runs, rows[0]["arm"], arm.against)):
-            summary[-1]["gain"] = gain
+        with suppress(ModuleNotFoundError):
+            if arm and arm.against and (gain := paired(runs, rows[0]["arm"], arm.against)):
+                summary[-1]["gain"] = gain
     return summary
 
 

@@ -79,7 +79,7 @@ def test_a_benchmark_times_what_there_is(path, digits_as_cifar):
     if path.stem == "test_training":
         module.STEPS = 1
         data = digits_as_cifar.train
-        assert module.copied_loop(data, workers=0)() > 0
+        assert module.LOOPS["the loop people copy"](data)() > 0
         module.our_loop(data, module.torch.float32)()
     if path.stem == "test_steps":
         assert {"small-plain", "small-random", "strong-light"} <= {"-".join(case) for case in module.CASES}
