@@ -3,13 +3,19 @@
 import subprocess
 import sys
 from dataclasses import replace
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from timeit import repeat
 
 import pytest
 import torch
 
 from stn_helpers.data.batches import batches
+from stn_helpers.training.devices import dtype_name, pick_precision
 from stn_helpers.training.recipes import RECIPES
 from stn_helpers.training.trainer import Trainer
+from studies.networks import mflop
 from studies.study import get
 from studies.timed import copied_loop
 
@@ -56,8 +62,8 @@ def test_training(benchmark, train_set, what):
     benchmark.pedantic(run, rounds=ROUNDS, warmup_rounds=1)
 
 
-def test_peak_memory(note, train_set):
-    """The most memory that a process holds while it trains an epoch on all of CIFAR-10, data included."""
+def test_one_epoch_from_a_terminal(note, train_set):
+    """`train` for one epoch, start-up and evaluation included: its memory, and how many times as fast as the copied loop."""
     pytest.importorskip("resource", reason="this system has no getrusage")
     code = (
         "import resource, sys\n"
@@ -66,10 +72,26 @@ def test_peak_memory(note, train_set):
         "unit = 1 if sys.platform == 'darwin' else 1024\n"
         "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)\n"
     )
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as out:
+    with TemporaryDirectory() as out:
+        began = perf_counter()
         done = subprocess.run([sys.executable, "-c", code, out], capture_output=True, text=True, check=True)
+        ours = perf_counter() - began
+    run = LOOPS["the loop people copy"](train_set)
+    theirs = median(repeat(run, number=1, repeat=3)) * len(train_set) / (BATCH * STEPS)
     peak = int(done.stdout.split("peak")[-1]) / 1e9
-    note["peak_memory_gb"] = round(peak, 2)
+    note.update(peak_memory_gb=round(peak, 2), epoch_over_copied_loop=round(theirs / ours, 2))
     assert peak < 2.5
+
+
+def test_share_of_the_peak(note, train_set):
+    """A training step's arithmetic a second, as a share of what a large matrix product reaches in the same minute."""
+    dtype = pick_precision("auto", torch.device("cpu"))
+    step, large = our_loop(train_set, dtype), torch.rand(2048, 2048).to(dtype)
+    seconds = median(repeat(step, number=1, repeat=3)) / STEPS
+    peak = 2 * 2048**3 / min(repeat(lambda: large @ large, number=2, repeat=5)) * 2
+    flop = 3e6 * BATCH * mflop(ARM.build(), train_set)  # a backward pass takes twice a forward pass
+    note["share_of_peak"] = {
+        "precision": dtype_name(dtype),
+        "peak_gflop_s": round(peak / 1e9),
+        "share": round(flop / seconds / peak, 3),
+    }

@@ -3,6 +3,7 @@
 The path of an image reads without them.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -66,18 +67,17 @@ def check_size(size: Any, name: str = "size") -> tuple[int, int]:
     """(H, W) as two positive ints, or ValueError with the argument's name."""
     try:
         height, width = (int(side) for side in size)
-        whole = (height, width) == tuple(size)
     except (TypeError, ValueError, OverflowError):
-        whole = False
-    if not whole or height < 1 or width < 1:
+        height = width = 0
+    if height < 1 or width < 1 or (height, width) != tuple(size):
         raise ValueError(f"{name} is {size!r}; expected (H, W), two positive whole numbers")
     return height, width
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """ValueError where a mode or a padding is none that exists."""
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(choices)}")
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """ValueError, with all that there are, where a mode, a padding, a recipe ... is none that exists."""
+    if value not in (known := tuple(choices)):
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
 
 
 def check_images(images: Any, mode: str = "bilinear") -> None:

@@ -6,12 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stn_helpers.checks import check_finite, check_size
+from stn_helpers.checks import check_finite, check_size, readable
 from stn_helpers.grid import sampling_grid, target_points
-from stn_helpers.theta import map_points, wide
+from stn_helpers.theta import CORNERS, map_points, wide
 
 Size = tuple[int, int]
-Kept = Tensor | None
 
 
 class Family:
@@ -25,7 +24,6 @@ class Family:
                 return torch.cat([points[:, :1].expand_as(up), points[:, 1:] + up], dim=-1)
 
     name: how it is called, by itself the class's name. identity: the P numbers that change nothing.
-    Two families are equal where kind and identity are.
     """
 
     name: str
@@ -34,15 +32,6 @@ class Family:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls.name = cls.__dict__.get("name", cls.__name__)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Family) and (type(self), self.identity) == (type(other), other.identity)
-
-    def __hash__(self) -> int:
-        return hash((type(self), self.identity))
-
-    def __repr__(self) -> str:
-        return f"<{self.name} family of {self.count}>"
 
     @property
     def count(self) -> int:
@@ -61,14 +50,10 @@ class Family:
         """Where target points (M, 2) look: (N, M, 2). aspect: width / height of the source."""
         raise NotImplementedError(f"{type(self).__name__} has no source(params, points, aspect)")
 
-    def grid(self, params: Tensor, size: Size, align_corners: bool = False, aspect: float = 1.0, kept: Kept = None) -> Tensor:
+    def grid(self, params: Tensor, size: Size, align_corners: bool = False, aspect: float = 1.0) -> Tensor:
         """Where each target pixel looks, (N, H, W, 2). `family_grid` does the same and looks at the numbers first."""
         places = self.source(params, target_points(size, align_corners, like=params), aspect)
         return places.reshape(params.shape[0], *size, 2)
-
-    def prepare(self, size: tuple[int, int], align_corners: bool = False) -> Tensor | None:
-        """What `grid` needs for this size whatever the params are, so that a module can keep it; None where there is nothing."""
-        return None
 
 
 class MatrixFamily(Family):
@@ -81,7 +66,7 @@ class MatrixFamily(Family):
     def source(self, params: Tensor, points: Tensor, aspect: float = 1.0) -> Tensor:
         return map_points(self.matrix(params, aspect), points)
 
-    def grid(self, params: Tensor, size: Size, align_corners: bool = False, aspect: float = 1.0, kept: Kept = None) -> Tensor:
+    def grid(self, params: Tensor, size: Size, align_corners: bool = False, aspect: float = 1.0) -> Tensor:
         return sampling_grid(self.matrix(params, aspect), size, align_corners, check=False)
 
 
@@ -156,17 +141,22 @@ class ThinPlateSpline(Family):
         upper = self._basis(self._knots)
         side = upper[:, k**2 :].T
         self._solved = torch.linalg.inv(torch.cat([upper, torch.cat([side, side.new_zeros(3, 3)], dim=1)]))[:, : k**2]
+        self._kept: tuple[Any, Any] = None, None  # the grid that was asked for last, and the weights of its pixels
 
     def source(self, params: Tensor, points: Tensor, aspect: float = 1.0) -> Tensor:
         return self._bend(self.weights(points), self.check(params))
 
-    def grid(self, params: Tensor, size: Size, align_corners: bool = False, aspect: float = 1.0, kept: Kept = None) -> Tensor:
-        plate = self.prepare(size, align_corners) if kept is None else kept
-        return self._bend(plate, self.check(params)).unflatten(1, size)
-
-    def prepare(self, size: tuple[int, int], align_corners: bool = False) -> Tensor:
-        """The weights of every target pixel, (H * W, K^2)."""
-        return self.weights(target_points(size, align_corners, like=torch.zeros((), dtype=torch.float64, device="cpu")))
+    def grid(self, params: Tensor, size: Size, align_corners: bool = False, aspect: float = 1.0) -> Tensor:
+        wanted = (size, align_corners, params.device)
+        asked, weights = self._kept
+        if asked != wanted:
+            with torch.inference_mode(False), torch.no_grad():  # they outlive this call, and may serve in training
+                exact = torch.zeros((), dtype=torch.float64, device="cpu")
+                weights = self.weights(target_points(size, align_corners, like=exact))
+                weights = weights.to(params.device, torch.float32 if params.device.type == "mps" else None)
+            if readable(weights):  # nothing is kept of what an exporter or vmap makes up
+                self._kept = wanted, weights
+        return self._bend(weights, self.check(params)).unflatten(1, size)
 
     def weights(self, points: Tensor) -> Tensor:
         """How much each control point moves each of the points (M, 2): (M, K^2), float64. The same for every sample."""
@@ -240,24 +230,18 @@ def family(name: str, k: int = 4) -> Family:
 
 
 def family_grid(
-    family: Family,
-    params: Tensor,
-    size: tuple[int, int],
-    align_corners: bool = False,
-    aspect: float = 1.0,
-    check: bool = True,
-    kept: Kept = None,
+    family: Family, params: Tensor, size: Size, align_corners: bool = False, aspect: float = 1.0, check: bool = True
 ) -> Tensor:
     """Where each target pixel looks in the source, for the raw parameters of any family.
 
     params: (N, P). size: target (H, W). aspect: width / height of the source (rotation and similarity turn in pixels).
-    check: see `sampling_grid`. kept: what `family.prepare(size, align_corners)` gave, where it was kept.
+    check: see `sampling_grid`.
     Returns (N, H, W, 2), float32 or wider. Raises ValueError as `sampling_grid` does. Taught in notebook 01.
     """
     params = family.check(params)
     if check:
         check_finite(params)
-    grid = family.grid(params, check_size(size), align_corners, aspect, *([] if kept is None else [kept]))
+    grid = family.grid(params, check_size(size), align_corners, aspect)
     if check:
         check_finite(grid, "grid")
     return grid
@@ -268,9 +252,8 @@ def outline(family: Family, params: Tensor, per_side: int = 16, aspect: float = 
 
     Straight sides for a matrix family, curved ones for a thin plate spline. Taught in notebook 03.
     """
-    along = torch.linspace(-1, 1, per_side + 1)[:-1]
-    edge = torch.ones_like(along)
-    sides = [(along, -edge), (edge, along), (-along, edge), (-edge, -along)]
-    points = torch.cat([torch.stack(side, dim=-1) for side in sides]).to(params)
+    corners = torch.tensor(CORNERS)
+    along = torch.linspace(0, 1, per_side + 1)[:-1, None]
+    points = torch.lerp(corners[:, None], corners.roll(-1, dims=0)[:, None], along).flatten(0, 1)
     line = family.source(family.check(params), points.to(wide(params)), aspect)
     return torch.cat([line, line[:, :1]], dim=1)  # not mapped twice: a product may round its last row differently

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from stn_helpers.checks import check_finite, columns, floats, kind, readable
 
@@ -167,15 +168,13 @@ def projective(corners: Any) -> Tensor:
             f"corners of sample {int((~good).nonzero()[0])} make no convex quadrilateral: three of them lie on a line, two sides "
             "cross, one corner points inwards, or they are not finite; no homography sends the whole picture there"
         )
-    target = corners.new_tensor(CORNERS)
-    one, zero = torch.ones_like(corners[..., :1]), torch.zeros_like(corners)
-    point = torch.cat([target.expand_as(corners), one], dim=-1)
-    blank = torch.cat([zero, 0 * one], dim=-1)
+    point = pad(corners.new_tensor(CORNERS).expand_as(corners), (0, 1), value=1.0)
+    blank = torch.zeros_like(point)
     # Eight equations, two a corner: source * (h31 x + h32 y + 1) = (h x)  (direct linear transform).
     rows_x = torch.cat([point, blank, -corners[..., :1] * point[..., :2]], dim=-1)
     rows_y = torch.cat([blank, point, -corners[..., 1:] * point[..., :2]], dim=-1)
     entries = torch.linalg.solve(torch.cat([rows_x, rows_y], dim=1), torch.cat([corners[..., 0], corners[..., 1]], dim=1))
-    return torch.cat([entries, torch.ones_like(entries[:, :1])], dim=1).reshape(-1, 3, 3)
+    return pad(entries, (0, 1), value=1.0).reshape(-1, 3, 3)
 
 
 def map_points(theta: Tensor, points: Tensor) -> Tensor:

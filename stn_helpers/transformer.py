@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from stn_helpers.checks import check_choice, check_features, check_images, check_size, readable
+from stn_helpers.checks import check_choice, check_features, check_images, check_size
 from stn_helpers.families import Family, family_grid
 from stn_helpers.families import family as named
 from stn_helpers.sampler import PADDINGS, sample
@@ -47,8 +47,6 @@ class SpatialTransformer(nn.Module):
     Raises ValueError where an argument does not fit, or F cannot be read off. Paper: section 3. Taught in notebook 05.
     """
 
-    plate: Tensor | None
-
     def __init__(
         self,
         localization: nn.Module,
@@ -64,21 +62,17 @@ class SpatialTransformer(nn.Module):
         self.family = family if isinstance(family, Family) else named(family)
         self.size = None if size is None else check_size(size)
         self.align_corners, self.padding_mode = align_corners, padding_mode
-        features = last_width(localization) if features is None else features
+        if features is None:
+            features = next((m.out_features for m in reversed([*localization.modules()]) if isinstance(m, nn.Linear)), None)
         if not isinstance(features, int) or features < 1:
-            raise ValueError(f"features is {features!r}; expected F, the width of localization's answer")
+            raise ValueError(
+                f"features is {features!r}; expected F, the width of localization's answer, or a Linear layer in it to tell"
+            )
         self.to_theta = ToTheta(features, self.family.identity)
-        self.register_buffer("plate", None, persistent=False)  # a spline's weights for the size that was seen last
-        self._plate_of: Any = None
 
     def extra_repr(self) -> str:
         size = "as it comes" if self.size is None else self.size
         return f"family={self.family.name}, size={size}, padding_mode={self.padding_mode}, align_corners={self.align_corners}"
-
-    def _apply(self, *args: Any, **options: Any) -> "SpatialTransformer":
-        """.to(), .half() and all of their kind: what was prepared is made anew behind them, at full precision."""
-        self.plate = None
-        return super()._apply(*args, **options)
 
     def params(self, images: Tensor) -> Tensor:
         """What the localization network says of each image: the family's raw numbers, (N, P), float32 or wider."""
@@ -99,20 +93,7 @@ class SpatialTransformer(nn.Module):
         """Where each target pixel looks, (N, h, w, 2). check: see `sampling_grid`."""
         height, width = images.shape[-2:]
         size = (int(height), int(width)) if self.size is None else self.size
-        prepared = self._prepared(size, params)
-        return family_grid(self.family, params, size, self.align_corners, width / height, check, prepared)
-
-    def _prepared(self, size: tuple[int, int], params: Tensor) -> Tensor | None:
-        """What the family prepares for this size, kept as long as size and device stay."""
-        wanted = (self.family.name, self.family.count, size, self.align_corners, params.device)
-        if self.plate is not None and self._plate_of == wanted:
-            return self.plate
-        with torch.inference_mode(False), torch.no_grad():  # it outlives this call, and may serve in training
-            made = self.family.prepare(size, self.align_corners)
-            made = made if made is None else made.to(params.device, torch.float32 if params.device.type == "mps" else None)
-        if made is not None and readable(made):  # nothing is kept of what an exporter or vmap makes up
-            self.plate, self._plate_of = made, wanted
-        return made
+        return family_grid(self.family, params, size, self.align_corners, width / height, check)
 
     def forward(self, images: Tensor) -> Tensor:
         """images (N, C, H, W), floating point -> what was attended, (N, C, h, w), in the type of the images."""
@@ -125,14 +106,6 @@ class SpatialTransformer(nn.Module):
         return seen.to(images.dtype)
 
 
-def last_width(localization: nn.Module) -> int:
-    """The width of a localization network's answer, read off its last Linear layer."""
-    linear = [layer for layer in localization.modules() if isinstance(layer, nn.Linear)]
-    if not linear:
-        raise ValueError("localization has no Linear layer to read its width off; say features=F, the width of its answer")
-    return linear[-1].out_features
-
-
 def parameter_groups(
     model: nn.Module, lr: float, localization: float = 1.0, weight_decay: float = 0.0, localization_decay: float = 1.0
 ) -> list[dict[str, Any]]:
@@ -143,18 +116,13 @@ def parameter_groups(
     Decay must not reach biases: pulling theta's identity bias to zero would zoom every picture into a point.
     """
     inside = {id(p) for m in model.modules() if isinstance(m, SpatialTransformer) for p in m.parameters()}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            groups.setdefault((id(parameter) in inside, parameter.ndim > 1), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": lr * (localization if own else 1.0),
-            "weight_decay": weight_decay * (localization_decay if own else 1.0) if decays else 0.0,
-        }
-        for (own, decays), parameters in groups.items()
-    ]
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for parameter in filter(lambda parameter: parameter.requires_grad, model.parameters()):
+        own, decays = id(parameter) in inside, parameter.ndim > 1
+        rate, decay = lr * (localization if own else 1.0), weight_decay * (localization_decay if own else 1.0)
+        group = {"params": [], "lr": rate, "weight_decay": decay if decays else 0.0}
+        groups.setdefault((own, decays), group)["params"].append(parameter)
+    return list(groups.values())
 
 
 def light_localization(channels: int = 3, width: int = 16, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from stn_helpers.checks import check_choice
 from stn_helpers.data.batches import batches
 from stn_helpers.data.poses import corner_drift
 from stn_helpers.data.sets import Images
@@ -90,8 +91,7 @@ def addition_net(kind: str = "two") -> PlacedNet:
     A smaller image is laid in the middle of a black canvas. Raises ValueError for another kind.
     Paper: appendix A.1. Taught in notebook 08b.
     """
-    if kind not in STARTS:
-        raise ValueError(f"kind is {kind!r}; expected one of {', '.join(STARTS)}")
+    check_choice("kind", kind, STARTS)
     starts = STARTS[kind]
     transformer = Parallel([looking(start) for start in starts]) if starts else None
     pool = nn.AvgPool2d(2) if starts else nn.Identity()

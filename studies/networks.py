@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from stn_helpers.checks import check_choice
 from stn_helpers.data.batches import as_float
 from stn_helpers.data.sets import Images
 from stn_helpers.transformer import SpatialTransformer, light_localization
@@ -257,9 +258,8 @@ def cifar_net(classifier: str, place: str, spread: dict | None = None) -> Placed
     images: (N, 3, H, W) in [0, 1], 32 pixels a side or more. Every arm's classifier sees as many pixels as came.
     Raises ValueError for another name, or a random arm without its spread. Taught in notebook 06.
     """
-    if classifier not in ("small", "strong") or place not in PLACES:
-        came, known = f"classifier and place are {classifier!r} and {place!r}", ", ".join(PLACES)
-        raise ValueError(f"{came}; expected small or strong, and one of {known}")
+    check_choice("classifier", classifier, ("small", "strong"))
+    check_choice("place", place, PLACES)
     # The classifier comes first, so that twins with one seed start from the very same classifier weights.
     parts = small_classifier() if classifier == "small" else strong_classifier()
     transformer = inner = extra = None

@@ -21,8 +21,9 @@ from tqdm.auto import tqdm
 from stn_helpers.data.files import write_whole
 from stn_helpers.data.sets import data_root
 from stn_helpers.training.checkpoint import fill, load_checkpoint, save_weights
+from stn_helpers.training.devices import dtype_name, pick_device, pick_precision
 from stn_helpers.training.recipes import Recipe
-from stn_helpers.training.trainer import evaluate, fit, pick_device, pick_precision
+from stn_helpers.training.trainer import evaluate, fit
 from stn_helpers.transformer import SpatialTransformer
 
 from .networks import count, mflop
@@ -111,7 +112,7 @@ def run_study(
     """
     study, where = get(study) if isinstance(study, str) else study, pick_device(device)
     path = assets / "results" / (f"{study.name}_{epochs}_epochs.json" if epochs else f"{study.name}.json")
-    kind = str(pick_precision(precision or study.precision, where)).removeprefix("torch.")
+    kind = dtype_name(pick_precision(precision or study.precision, where))
     jobs = []
     for seed in range(seeds):
         for name in study.choose(arms, sets):
@@ -121,7 +122,6 @@ def run_study(
             jobs.append(Job(study, name, seed, recipe, str(where), kind, folder, command))
     done = {key_of(row) for row in _read(path, study)["runs"]}
     jobs = [job for job in jobs if job.key not in done]
-    _check_spreads(jobs, path)
     with tqdm(total=sum(job.recipe.epochs for job in jobs), unit="epoch", disable=not progress, dynamic_ncols=True) as bar:
         # A random theta waits for the learned one, whose spread it takes.
         for wave in ([job for job in jobs if not job.arm.spread_of], [job for job in jobs if job.arm.spread_of]):
@@ -143,7 +143,8 @@ def _run_here(jobs: list[Job], path: Path, assets: Path, bar: tqdm, executor: No
 
 def _hand_out(jobs: list[Job], path: Path, assets: Path, bar: tqdm, executor: Executor) -> None:
     """Give every job to the executor and keep what comes back. Only this process writes. One that fails stops no other."""
-    running, errors = {executor.submit(run_job, _ready(job, path)): job for job in jobs}, []
+    ready = [_ready(job, path) for job in jobs]
+    running, errors = {executor.submit(run_job, job): job for job in ready}, []
     try:
         while running:
             for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
@@ -160,26 +161,15 @@ def _hand_out(jobs: list[Job], path: Path, assets: Path, bar: tqdm, executor: Ex
         raise errors[0]
 
 
-def _spread(job: Job, path: Path) -> dict | None:
-    """The spread of theta that a job's random theta takes, if its run is there."""
-    source = job.study.arms[job.arm.spread_of]
-    wanted = (job.arm.spread_of, job.seed, job.recipe, source.train_on, source.test, job.precision)
-    return next((row["spread"] for row in _read(path, job.study)["runs"] if key_of(row) == wanted), None)
-
-
 def _ready(job: Job, path: Path) -> Job:
-    return replace(job, spread=_spread(job, path)) if job.arm.spread_of else job
-
-
-def _check_spreads(jobs: list[Job], path: Path) -> None:
-    """A random theta needs the runs whose spread it takes, done before or now."""
-    coming = {(job.name, job.seed) for job in jobs}
-    for job in jobs:
-        source = job.arm.spread_of
-        if source and (source, job.seed) not in coming and not _spread(job, path):
-            raise ValueError(
-                f"{job.name!r} draws from the spread of {source!r}, of which seed {job.seed} is not there; run that too"
-            )
+    """The job, with the spread of theta that its random theta takes from the run of another arm."""
+    if not (name := job.arm.spread_of):
+        return job
+    wanted = replace(job, name=name).key
+    spread = next((row["spread"] for row in _read(path, job.study)["runs"] if key_of(row) == wanted), None)
+    if spread is None:
+        raise ValueError(f"{job.name!r} draws from the spread of {name!r}, of which seed {job.seed} is not there; run that too")
+    return replace(job, spread=spread)
 
 
 def _read(path: Path, study: Study) -> dict:

@@ -1,10 +1,9 @@
 """Study: the words in which a study says what is compared with what, the registry, and what is made of its runs."""
 
-import json
 import statistics
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +12,7 @@ from pkgutil import iter_modules
 import torch
 from torch import Tensor, nn
 
+from stn_helpers.checks import check_choice
 from stn_helpers.data.batches import batches
 from stn_helpers.data.distortions import distorted, distortion
 from stn_helpers.data.poses import corner_drift, undone
@@ -115,6 +115,7 @@ class Sets:
     study: Study
     device: str = "cpu"
     stand_in: bool = False
+    _bent: dict[str, tuple[Images, Tensor]] = field(default_factory=dict, repr=False)
 
     def _load(self, train: bool) -> Images:
         found = load(self.study.data, train=train, stand_in=self.stand_in)
@@ -125,18 +126,14 @@ class Sets:
         """What it trains on, undistorted."""
         return self._load(True).to(self.device)
 
-    @cached_property
+    @property
     def test(self) -> Images:
         """What it is tested on, undistorted."""
-        return self._test.to(self.device)
+        return self.bent("upright")[0]
 
     @cached_property
     def _test(self) -> Images:
         return self._load(False)
-
-    @cached_property
-    def _bent(self) -> dict[str, tuple[Images, Tensor]]:
-        return {}
 
     def bent(self, name: str) -> tuple[Images, Tensor]:
         """(the test set under a distortion, on the device; its poses, on the CPU)."""
@@ -154,8 +151,7 @@ def names() -> list[str]:
 
 def get(name: str) -> Study:
     """A study by name; no other one is imported. Raises ValueError for a name that is none."""
-    if name not in names():
-        raise ValueError(f"study is {name!r}; expected one of {', '.join(names())}")
+    check_choice("study", name, names())
     return import_module(f"studies.{name}").STUDY
 
 
@@ -199,16 +195,9 @@ def pose_spread(model: nn.Module, data: Images) -> dict[str, list[float]]:
     """
     if model.transformer.family.name in ("projective", "tps"):
         return {}
-    parts = decompose(model.transformer.family.matrix(thetas(model, data)))
-    columns = {
-        "angle": parts.angle,
-        "scale_x": parts.scale[0],
-        "scale_y": parts.scale[1],
-        "shear": parts.shear,
-        "shift_x": parts.shift[0],
-        "shift_y": parts.shift[1],
-    }
-    return {name: [column.mean().item(), column.std().item()] for name, column in columns.items()}
+    angle, scale, shear, shift = decompose(model.transformer.family.matrix(thetas(model, data)))
+    columns = zip(("angle", "scale_x", "scale_y", "shear", "shift_x", "shift_y"), (angle, *scale, shear, *shift), strict=True)
+    return {name: [column.mean().item(), column.std().item()] for name, column in columns}
 
 
 def straightened(model: nn.Module, sets: Sets, arm: Arm, seed: int) -> dict:
@@ -247,27 +236,21 @@ def summarise(runs: list[dict], arms: dict[str, Arm] | None = None) -> list[dict
     there, whose t makes its interval.
     "diverged": how many of the runs did, if any; they count as their last good epoch left them.
     """
-    groups: dict[str, list[dict]] = {}
+    groups: dict[tuple, list[dict]] = {}
     for row in runs:
-        groups.setdefault(json.dumps([row["arm"], asdict(Recipe(**row["recipe"])), row["precision"]]), []).append(row)
+        groups.setdefault((row["arm"], Recipe(**row["recipe"]), row["precision"]), []).append(row)
     summary = []
-    for rows in groups.values():
-        summary.append(
-            {
-                "arm": rows[0]["arm"],
-                "epochs": rows[0]["recipe"]["epochs"],
-                "parameters": rows[0]["parameters"],
-                "seeds": len(rows),
-                "mean": statistics.mean(row["test_accuracy"] for row in rows),
-                "sd": statistics.stdev(row["test_accuracy"] for row in rows) if len(rows) > 1 else None,
-            }
-        )
+    for (name, recipe, _), rows in groups.items():
+        right = [row["test_accuracy"] for row in rows]
+        found = {"arm": name, "epochs": recipe.epochs, "parameters": rows[0]["parameters"], "seeds": len(rows)}
+        found |= {"mean": statistics.mean(right), "sd": statistics.stdev(right) if len(right) > 1 else None}
         if count := sum("diverged" in row for row in rows):
-            summary[-1]["diverged"] = count
-        arm = (arms or {}).get(rows[0]["arm"])
+            found["diverged"] = count
+        arm = (arms or {}).get(name)
         with suppress(ModuleNotFoundError):
-            if arm and arm.against and (gain := paired(runs, rows[0]["arm"], arm.against)):
-                summary[-1]["gain"] = gain
+            if arm and arm.against and (gain := paired(runs, name, arm.against)):
+                found["gain"] = gain
+        summary.append(found)
     return summary
 
 
@@ -282,10 +265,11 @@ def paired(runs: list[dict], arm: str, against: str, test: str = "") -> dict:
     from scipy.stats import t
 
     def accuracies(name: str) -> dict[tuple, float]:
-        rows = [row for row in runs if row["arm"] == name]
-        recipes = [asdict(Recipe(**{**row["recipe"], "localization": 1.0, "localization_decay": 1.0, "clip": 0.0})) for row in rows]
-        key = [(row["seed"], row["precision"], json.dumps(recipe)) for row, recipe in zip(rows, recipes, strict=True)]
-        return dict(zip(key, [row["tests"][test] if test else row["test_accuracy"] for row in rows], strict=True))
+        found = {}
+        for row in (row for row in runs if row["arm"] == name):
+            recipe = Recipe(**{**row["recipe"], "localization": 1.0, "localization_decay": 1.0, "clip": 0.0})
+            found[row["seed"], row["precision"], recipe] = row["tests"][test] if test else row["test_accuracy"]
+        return found
 
     ours, theirs = accuracies(arm), accuracies(against)
     gains = [ours[key] - theirs[key] for key in ours if key in theirs]

@@ -127,12 +127,6 @@ def test_another_kind_of_file_is_refused_as_a_checkpoint(tmp_path, weights):
     refused(load_checkpoint, weights, "is not a checkpoint: it holds weights")
 
 
-def test_a_checkpoint_of_the_time_when_they_were_pickles_is_refused_as_old(tmp_path):
-    path = tmp_path / "checkpoint.stn"
-    path.write_bytes(b"STN-CKPT" + bytes(100))
-    refused(load_checkpoint, path, "a checkpoint of an older version, which this one does not read. Delete it to start again")
-
-
 # --- weights ---
 
 

@@ -62,6 +62,8 @@ def test_an_exported_notebook_is_whole_without_a_network(path, exported, offline
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     assert len(pictures) > sum("image/png" in output.get("data", {}) for output in outputs) >= 2  # and its opening picture
     assert all(width > 0 for width in pictures)
+    for said in {output["metadata"]["image/png"]["alt"] for output in outputs if "image/png" in output.get("data", {})}:
+        assert page.get_by_role("img", name=said, exact=True).count() >= 1  # its words reach those who listen
     prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     assert page.locator("h2, h3, h4").count() == len(re.findall(r"(?m)^##+ ", prose))
     assert page.get_by_text("Traceback (most recent call last)").count() == 0

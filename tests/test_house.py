@@ -163,11 +163,11 @@ def test_importing_the_module_brings_in_torch_and_nothing_else():
 
 def test_each_part_keeps_to_its_size():
     ground = {name: ROOT / "stn_helpers" / f"{name}.py" for name in GROUND}
-    assert lines(*(ground[name] for name in ("theta", "grid", "sampler", "transformer"))) <= 500  # the path of one image
-    assert lines(*ground.values(), ROOT / "stn_helpers/__init__.py") <= 1200
+    assert lines(*(ground[name] for name in ("theta", "grid", "sampler", "transformer"))) <= 470  # the path of one image
+    assert lines(*ground.values(), ROOT / "stn_helpers/__init__.py") <= 1100
     everything = [*modules("stn_helpers").values(), *modules("studies").values()]
-    assert lines(*modules("stn_helpers").values()) <= 3510  # the aim is 2,700
-    assert max(lines(path) for path in everything if path.name != "widgets.py") <= 360, "a file that outgrows this is asked why"
+    assert lines(*modules("stn_helpers").values()) <= 3180  # the aim is 2,700
+    assert max(map(lines, everything)) <= 360, "a file that outgrows this is asked why"
 
 
 def words(path: Path) -> list[str]:

@@ -267,7 +267,7 @@ def test_help_fits_a_screen(command, capsys):
     ("more", "reason"),
     [
         (["--seed", "1"], "belongs to another run (seed 0, not 1)"),
-        (["--epochs", "3"], "another recipe (epochs differ)"),
+        (["--epochs", "3"], "belongs to another run (epochs 1, not 3)"),
         (["--precision", "bfloat16"], "belongs to another run (precision"),
     ],
 )

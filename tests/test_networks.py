@@ -236,8 +236,11 @@ def test_a_random_theta_without_its_spread_is_refused():
 
 
 def test_an_unknown_arm_or_classifier_is_refused_with_the_known_ones():
-    for classifier, arm in (("small", "none"), ("tiny", "light")):
-        with pytest.raises(ValueError, match=f"'{classifier}' and '{arm}'; expected small or strong, and one of plain, light"):
+    for classifier, arm, said in (
+        ("small", "none", "place is 'none'; expected one of plain, light"),
+        ("tiny", "light", "classifier is 'tiny'; expected one of small, strong"),
+    ):
+        with pytest.raises(ValueError, match=said):
             cifar_net(classifier, arm)
 
 

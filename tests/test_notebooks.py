@@ -56,8 +56,8 @@ def test_no_widget_state_is_saved(notebook):
         assert "application/vnd.jupyter.widget-view+json" not in kinds
         if re.search(r"(Explorer|Frames)\(", source(cell)):
             assert "sliders to play with" in json.dumps(cell["outputs"])
-        if re.search(r"(Matrix|Spline)Explorer\(", source(cell)):
-            # For these two there is more than a sentence: sliders that need no kernel, as the package has them now.
+        if re.search(r"(Matrix|Spline|Output)Explorer\(", source(cell)):
+            # For these there is more than a sentence: sliders that need no kernel, as the package has them now.
             saved = "".join(line for output in cell["outputs"] for line in output.get("data", {}).get("text/html", ""))
             assert all(part in saved for part in re.split("__[A-Z]+__", template()))
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
@@ -111,9 +111,11 @@ def test_the_straightening_notebook_runs_on_mnist_too(tmp_path):
     book = nbformat.read(ROOT / "notebooks" / "04_learning_to_straighten.ipynb", as_version=4)
     (line,) = [cell for cell in book.cells if cell.cell_type == "code" and 'DATA = "digits"' in cell.source]
     line.source = 'DATA = "mnist"'
-    book.cells.append(
-        nbformat.v4.new_code_cell('assert (test_set.name, len(seen[0])) == ("MNIST", 16) and len(test_set) == 10_000')
-    )
+    (loads,) = [cell for cell in book.cells if "load(DATA, train=True), load(DATA, train=False)" in cell.source]
+    # A part of it: with 70,000 digits this one test would take four minutes.
+    loads.source = loads.source.replace("train=True)", "train=True).subset(slice(4000))", 1)
+    loads.source = loads.source.replace("train=False)", "train=False).subset(slice(500))", 1)
+    book.cells.append(nbformat.v4.new_code_cell('assert (test_set.name, len(seen[0])) == ("MNIST", 16) and len(test_set) == 500'))
     client = NotebookClient(book, timeout=300, resources={"metadata": {"path": str(ROOT / "notebooks")}})
     client.execute(env={**os.environ, "STN_SMOKE": "1"})
 

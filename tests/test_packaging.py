@@ -31,7 +31,9 @@ def wheel(tmp_path_factory) -> Path:
 def test_a_wheel_holds_the_module_alone(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"stn_helpers"}
-    assert {"stn_helpers/py.typed", "stn_helpers/families.py", "stn_helpers/show/explorer.js"} <= set(names)
+    assert {"stn_helpers/py.typed", "stn_helpers/families.py", "stn_helpers/show/explorer.js", "stn_helpers/show/widget.js"} <= set(
+        names
+    )
 
 
 def test_it_needs_torch_and_nothing_else(wheel):

@@ -34,10 +34,11 @@ def history(epochs: int) -> list[dict]:
 def test_show_stores_the_alternative_text_beside_the_picture():
     with capture_output() as captured:
         assert plots.show([torch.rand(3, 8, 8), torch.rand(1, 8, 8)], alt="noise, twice", titles=["colour", "gray"]) is None
-    (shown,) = captured.outputs
-    assert shown.metadata == {"image/png": {"alt": "noise, twice"}}
+    shown, heard = captured.outputs
+    assert shown.metadata == {"image/png": {"alt": "noise, twice", "width": 288, "height": 166}}
     assert shown.data["text/plain"] == "noise, twice"
-    assert Image.open(io.BytesIO(shown.data["image/png"])).width > 100
+    assert Image.open(io.BytesIO(shown.data["image/png"])).width == 460  # drawn finer than it is shown
+    assert heard.data["text/html"] == '<span role="img" aria-label="noise, twice"></span>'
 
 
 def test_show_refuses_a_picture_without_words():
@@ -50,9 +51,9 @@ def test_a_screen_replaces_its_picture_in_place():
     with capture_output() as captured:
         screen.show([torch.zeros(1, 4, 4)], alt="before")
         screen.show([torch.ones(1, 4, 4)], alt="after")
-    first, second = captured.outputs
-    assert second.update and second.transient == first.transient
-    assert second.data["text/plain"] == "after"
+    first, heard, second, heard_second = captured.outputs
+    assert second.update and second.transient == first.transient != heard.transient == heard_second.transient
+    assert second.data["text/plain"] == "after" and "after" in heard_second.data["text/html"]
 
 
 def test_figures_are_opaque_and_white():

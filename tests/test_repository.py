@@ -103,6 +103,12 @@ def test_a_malformed_repository_name_changes_nothing(tmp_path):
     assert badges.repository(tmp_path) == badges.repository()
 
 
+def test_readme_is_read_aloud_in_a_few_minutes():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    seen = re.sub(r"(?s)<!--.*?-->|```.*?```|\[!\[.*?\]\(.*?\)\]\(.*?\)|!\[.*?\]\(.*?\)|\]\(.*?\)", " ", text)
+    assert len(re.findall(r"\w[^\s|]*", seen)) <= 1000
+
+
 def test_the_tables_in_readme_are_made_from_the_results():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "<!-- table " in text

@@ -65,6 +65,16 @@ def test_the_mean_turn_of_a_belief_is_its_direction_and_its_length_says_how_sure
     torch.testing.assert_close(sure, torch.tensor([1, math.cos(math.radians(10)), 0]), atol=1e-6, rtol=0)
 
 
+def test_the_valley_of_a_reader_that_knows_what_is_up_leads_home_from_everywhere():
+    rows = torch.arange(32)[:, None].expand(3, 32, 32)
+    bright_above, bright_below = (255 * (rows < 16)).byte(), (255 * (rows >= 16)).byte()
+    test = Images("halves", torch.stack([bright_above, bright_below]), torch.tensor([0, 1]), ("above", "below"))
+    found = turned.valley(Ramp(), test, step=30)
+    assert found["angles"] == [0, 30, 60, 90, 120, 150, 180] and found["loss"] == sorted(found["loss"])
+    assert found["home"] == [None, *[1.0] * 6]
+    assert turned.valley(lambda images: -Ramp()(images), test, step=90)["home"] == [None, 0.0, 0.0]
+
+
 def test_as_many_turns_are_held_as_reach_the_share():
     belief = torch.tensor([[0.05, 0.6, 0.05, 0.3], [0.97, 0.01, 0.01, 0.01], [0.25, 0.25, 0.25, 0.25]]).log()
     assert held(belief, 0.8).tolist() == [[False, True, False, True], [True, False, False, False], [True] * 4]

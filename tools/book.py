@@ -96,9 +96,10 @@ def lesson(name: str, text: str) -> str:
         elif only_draws(source):
             meta["tags"] = [*meta.get("tags", []), "hide-input"]
             own.update(code_prompt_show="Show how it is drawn", code_prompt_hide="Hide how it is drawn")
-        for output in cell.get("outputs", []):
-            if alt := output.get("metadata", {}).get("image/png", {}).get("alt"):
-                own["image"] = {"alt": alt}
+        outputs = cell.get("outputs", [])
+        for alt in [words for output in outputs if (words := output.get("metadata", {}).get("image/png", {}).get("alt"))]:
+            own["image"] = {"alt": alt}  # so what says it elsewhere, an element that is only heard, would say it twice
+            cell["outputs"] = [each for each in outputs if "aria-label" not in "".join(each.get("data", {}).get("text/html", ""))]
         if not own:
             del meta["mystnb"]
     top, badge = "".join(book["cells"][0]["source"]), badges.badge(badges.repository(), name)

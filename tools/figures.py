@@ -28,19 +28,18 @@ from stn_helpers.show.plots import (
     PINK,
     before_after,
     draw,
-    draw_gains,
     draw_grid,
     draw_line,
     figure,
     gif,
+    image_rows,
     png,
     two_inks,
 )
-from stn_helpers.theta import affine, invert, map_points, projective
+from stn_helpers.theta import affine, decompose, invert, map_points, projective
 from stn_helpers.training.trainer import fit
 from studies import addition
 from studies import straighten as straightening
-from studies.cifar10 import PLACES, SETS, SLOW
 from studies.colocalise import STEPS, Finder, colocalise, of_one_digit
 from studies.paper_table import ERRORS
 from studies.paper_table import SETS as MNIST_SETS
@@ -55,10 +54,9 @@ KNOTS = control_points(4)
 
 def cifar10_attended() -> bytes:
     """CIFAR-10 test images, where the shipped network looks in them, and what its classifier then sees. Needs CIFAR-10."""
-    net = shipped("tutorial_stn")
-    test = load("cifar10", train=False)
+    net, test = shipped("tutorial_stn"), load("cifar10", train=False)
     # The second test image of each of the first eight classes: chosen by number, not by looks.
-    images = test.images[[int((test.labels == k).nonzero()[1]) for k in range(8)]].float() / 255
+    images = as_float(test.images[[int((test.labels == k).nonzero()[1]) for k in range(8)]])
     with torch.no_grad():
         theta, seen = net.transformer.params(images), net.transformer(images)
     return png(before_after(images, seen, outline(net.transformer.family, theta), align_corners=True))
@@ -188,9 +186,9 @@ def glimpse() -> bytes:
     return png(before_after(images, seen, outline(net.transformer.family, raw)))
 
 
-def failures() -> bytes:
-    """The gallery of notebook 04b, by the notebook's own cells, so that it is written only once."""
-    book = nbformat.read(ASSETS.parent / "notebooks" / "04b_seven_ways_to_fail.ipynb", as_version=4)
+def gallery(notebook: str) -> bytes:
+    """The figure of a notebook's cell that is tagged "gallery", by the notebook's own cells, so that it is written only once."""
+    book = nbformat.read(ASSETS.parent / "notebooks" / f"{notebook}.ipynb", as_version=4)
     scope: dict = {}
     for cell in book.cells:
         if cell.cell_type == "code":
@@ -199,19 +197,6 @@ def failures() -> bytes:
         if "gallery" in cell.metadata.get("tags", []):
             break
     return png(scope["fig"])
-
-
-def does_it_help() -> bytes:
-    """What every place for a transformer gains on CIFAR-10 over the same network without one, with its interval."""
-    summary = {row["arm"]: row for row in json.loads((ASSETS / "results" / "cifar10.json").read_text())["summary"]}
-    worlds = [name for name in SETS if f"{name}, {SLOW}" in summary]
-    places = [place for place in PLACES if any("gain" in summary.get(f"{name}, {place}", {}) for name in worlds)]
-    fig, axes = figure(1, len(worlds), 1.9, 0.7 + 0.26 * len(places), sharey=True)
-    for ax, name in zip(axes[0], worlds, strict=True):
-        draw_gains(ax, {place: summary.get(f"{name}, {place}", {}).get("gain", {}) for place in places}, name, most=13)
-        ax.set_xlabel("")
-    fig.supxlabel("points gained over the same network without a transformer", fontsize=10)
-    return png(fig)
 
 
 def two_worlds() -> bytes:
@@ -229,6 +214,17 @@ def two_worlds() -> bytes:
         for ax, words in zip(pair[:, 0], (name, "and seen"), strict=True):
             ax.text(-0.05, 0.5, words, transform=ax.transAxes, ha="right", va="center", rotation=90)
     return png(fig)
+
+
+def it_can_turn() -> bytes:
+    """Turned CIFAR-10 test images, and the same as the network of notebook 06c turned them back. Needs CIFAR-10."""
+    bent, poses = distorted(load("cifar10", train=False), "rotated round")
+    far = decompose(poses).angle.abs() > 45
+    # Of each class the first that is turned by more than 45 degrees: chosen by number, not by looks.
+    images = as_float(bent.images[[int((far & (bent.labels == k)).nonzero()[0]) for k in range(10)]])
+    with torch.no_grad():
+        seen = shipped("turned_round").transformer(images)
+    return png(image_rows({"turned": images, "turned back": seen}))
 
 
 def two_at_once() -> bytes:
@@ -282,12 +278,13 @@ FIGURES = {
     "theta_gradient.png": lambda: png(theta_gradient()),
     "angle_reader.png": lambda: png(angle_reader()),
     "straighten.gif": straighten,
-    "failures.png": failures,
+    "failures.png": lambda: gallery("04b_seven_ways_to_fail"),
     "cifar10_attended.png": cifar10_attended,
-    "does_it_help.png": does_it_help,
+    "does_it_help.png": lambda: gallery("06_does_it_help"),
     "glimpse.png": glimpse,
     "paper_table.png": paper_table,
     "two_worlds.png": two_worlds,
+    "it_can_turn.png": it_can_turn,
     "two_at_once.png": two_at_once,
     "colocalise.gif": boxes,
 }

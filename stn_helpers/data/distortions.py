@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from stn_helpers.checks import check_choice
 from stn_helpers.data.sets import Images
 from stn_helpers.families import control_points, family, family_grid
 from stn_helpers.sampler import sample, warp
@@ -142,8 +143,7 @@ for _name in ("rotated", "rotated disc", "rotated edge", "rotated round", "rts",
 
 def distortion(name: str) -> Distortion:
     """A distortion by name. Raises ValueError for an unknown one."""
-    if name not in DISTORTIONS:
-        raise ValueError(f"distortion is {name!r}; expected one of {', '.join(DISTORTIONS)}")
+    check_choice("distortion", name, DISTORTIONS)
     return DISTORTIONS[name]
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stn_helpers.checks import check_choice
 from stn_helpers.data.files import alone, clear_orphans, write_whole
 
 DATASETS = ("cifar10", "mnist", "digits")
@@ -107,7 +108,7 @@ def load(name: str, train: bool, root: Path | str | None = None, stand_in: bool 
     Raises ValueError for another name and for a damaged file, with what to delete; FileNotFoundError where there is no
     data and no download; ModuleNotFoundError for digits without scikit-learn. What is already there stays as it is.
     """
-    _check_name(name)
+    check_choice("data", name, DATASETS)
     if name == "digits":
         return _digits(train)
     root = Path(root) if root is not None else data_root()
@@ -123,14 +124,9 @@ def load(name: str, train: bool, root: Path | str | None = None, stand_in: bool 
 
 def available(name: str, root: Path | str | None = None) -> bool:
     """Whether the unpacked files of cifar10 or mnist are under `root` (default `data_root()`); digits always are."""
-    _check_name(name)
+    check_choice("data", name, DATASETS)
     root = Path(root) if root is not None else data_root()
     return name == "digits" or all((root / file).is_file() for inside in ARCHIVES[name].values() for file in inside)
-
-
-def _check_name(name: str) -> None:
-    if name not in DATASETS:
-        raise ValueError(f"data is {name!r}; expected one of {', '.join(DATASETS)}")
 
 
 def _ensure(name: str, root: Path) -> None:

@@ -1,5 +1,5 @@
 // The explorer: a window on a picture, to be moved by hand. `mount(element, options, onChange)` is all that a host calls.
-// explorer.html is one host, a page without a kernel; widgets.py is the other, an anywidget. Nothing here is fetched.
+// explorer.html is one host, a page without a kernel; widget.js is the other, an anywidget. Nothing here is fetched.
 "use strict";
 
 // core: begin
@@ -106,15 +106,23 @@ const core = (() => {
     };
   };
 
-  // The bilinear sampler. source: {data: RGBA bytes, height, width}; out: RGBA bytes, one pixel for each place of the grid.
+  // A place outside, in pixels, brought back inside. Not finite is not greater either: it reads the first pixel.
+  const inside = (place, count, padding) => {
+    if (padding === "reflection") {
+      const far = Math.abs(place + .5) % (2 * count);
+      place = Math.min(far, 2 * count - far) - .5;
+    }
+    return place > 0 ? Math.min(place, count - 1) : 0;
+  };
+
+  // The bilinear sampler. source: {data: RGBA, height, width}; out: RGBA bytes, one pixel for each place of the grid.
   const sample = ({data, height, width}, grid, padding, out) => {
     for (let at = 0; at < out.length; at += 4) {
       let x = ((grid[at / 2] + 1) * width - 1) / 2, y = ((grid[at / 2 + 1] + 1) * height - 1) / 2;
       out[at + 3] = 255;
-      if (padding === "border") {
-        // Not finite is not greater either: it reads the first pixel.
-        x = x > 0 ? Math.min(x, width - 1) : 0;
-        y = y > 0 ? Math.min(y, height - 1) : 0;
+      if (padding !== "zeros") {
+        x = inside(x, width, padding);
+        y = inside(y, height, padding);
       } else if (!(x > -1 && x < width && y > -1 && y < height)) {
         out[at] = out[at + 1] = out[at + 2] = 0;
         continue;
@@ -132,6 +140,27 @@ const core = (() => {
         out[at + c] = north * above + south * below;
       }
     }
+  };
+
+  // A source whose pixels are means over one step of the samples, or the source itself where no step is larger than a pixel.
+  // The window is odd, so that nothing moves; the edge is repeated.
+  const smooth = (source, step) => {
+    if (step <= 1) return source;
+    const {data, height, width} = source, half = Math.max(1, Math.round((step - 1) / 2)), many = 2 * half + 1;
+    const pass = (from, count, apart, lines, between) => {
+      const to = new Float32Array(from.length);
+      for (let line = 0; line < lines; line++) for (let c = 0; c < 3; c++) {
+        const first = 4 * line * between + c, at = i => from[first + 4 * apart * Math.max(0, Math.min(count - 1, i))];
+        let sum = 0;
+        for (let i = -half; i <= half; i++) sum += at(i);
+        for (let i = 0; i < count; i++) {
+          to[first + 4 * apart * i] = sum / many;
+          sum += at(i + half + 1) - at(i - half);
+        }
+      }
+      return to;
+    };
+    return {height, width, data: pass(pass(data, width, 1, height, width), height, width, width, 1)};
   };
 
   // Where theta sends one place.
@@ -178,10 +207,9 @@ const core = (() => {
     return [...solved.map(row => row.reduce((sum, value, i) => sum + value * goal[i], 0)), 1];
   };
 
-  // The four pixels that are mixed at a place (u, v), [{column, row, weight}], as `sample` with border padding mixes them.
-  const neighbours = (u, v, height, width) => {
-    const bound = (value, most) => value > 0 ? Math.min(value, most) : 0;
-    const x = bound(((u + 1) * width - 1) / 2, width - 1), y = bound(((v + 1) * height - 1) / 2, height - 1);
+  // The four pixels that are mixed at a place (u, v), [{column, row, weight}], as `sample` mixes them where nothing is zero.
+  const neighbours = (u, v, height, width, padding) => {
+    const x = inside(((u + 1) * width - 1) / 2, width, padding), y = inside(((v + 1) * height - 1) / 2, height, padding);
     const [left, top] = [Math.floor(x), Math.floor(y)];
     return [[0, 0], [1, 0], [0, 1], [1, 1]].map(([i, j]) => ({
       column: Math.min(left + i, width - 1), row: Math.min(top + j, height - 1),
@@ -189,7 +217,7 @@ const core = (() => {
     }));
   };
 
-  return {matrix, matrixGrid, plate, plateWeights, plateGrid, plateParts, sample, through, times, inverted, sliders, homography,
+  return {matrix, matrixGrid, plate, plateWeights, plateGrid, plateParts, sample, smooth, through, times, inverted, sliders, homography,
     neighbours, CORNERS};
 })();
 // core: end
@@ -197,6 +225,8 @@ const core = (() => {
 const RED = "#D55E00", BLUE = "#0072B2", YELLOW = "#F0E442"; // Okabe and Ito, as in all figures of the series
 const SIDE = 128; // pixels of the target's longer side; a larger picture of the reader's own has LARGE
 const LARGE = 256;
+const PADDINGS = ["border", "zeros", "reflection"];
+const STILL = {angle: 0, scale_x: 1, scale_y: 1, shear: 0, shift_x: 0, shift_y: 0, perspective_x: 0, perspective_y: 0};
 const ROOM = 1.5; // the source is drawn with room around it, from -ROOM to ROOM, and more where the window reaches further
 const FAR = 6; // the most that is drawn around the middle; a mark beyond waits at the edge
 const REACH = 26; // how near to a handle a pointer has to be, in pixels of the page
@@ -224,11 +254,12 @@ button:disabled { opacity: .45; cursor: default; }
 .figures { display: grid; grid-template-columns: 3fr 2fr; column-gap: 12px; }
 figure { display: contents; }
 .frame { position: relative; grid-row: 1; align-self: center; background: #fff; line-height: 0; }
-.frame.around { outline: 1px solid var(--faint); aspect-ratio: 1; overflow: hidden; touch-action: none; border-radius: 6px; }
-.spline-kind .frame.around, .matrix-kind .frame.around { user-select: none; -webkit-user-select: none; }
+.frame.around { outline: 1px solid var(--faint); aspect-ratio: 1; overflow: hidden; touch-action: none; border-radius: 6px;
+  user-select: none; -webkit-user-select: none; }
 .around canvas { width: 100%; height: 100%; }
 .sight { justify-self: center; border-top: 4px solid ${BLUE}; margin-top: -4px; cursor: crosshair; touch-action: pan-y; }
 .sight canvas { width: 100%; height: auto; }
+.output-kind .sight canvas { image-rendering: pixelated; } /* the pixels of a small target are to be seen */
 figcaption { grid-row: 2; margin: 5px 0 0; color: var(--soft); font-size: 13px; line-height: 1.3; }
 figcaption b { color: var(--ink); font-weight: 600; }
 .mark { position: absolute; width: 32px; height: 32px; min-height: 0; margin: -16px 0 0 -16px; padding: 0; border: 0;
@@ -262,7 +293,7 @@ figcaption b { color: var(--ink); font-weight: 600; }
   text-align: right; font-variant-numeric: tabular-nums; cursor: ew-resize; touch-action: pan-y; }
 .matrix input:focus { background: var(--raised); cursor: text; }
 .matrix .implied { color: var(--soft); font-style: italic; }
-.words { flex: 1 1 190px; min-height: 4.4em; margin: 0; }
+.words { flex: 1 1 190px; min-height: 4.4em; margin: 0; } .output-kind .words { min-height: 5.8em; }
 .right *, .numbers * { scroll-margin-top: calc(var(--stn-top, 0px) + 80cqw); } /* what has the focus is not under the pictures */
 .right { display: flex; flex-direction: column; gap: 10px; min-width: 0; }
 .strip { display: flex; flex-wrap: nowrap; gap: 6px; overflow-x: auto; margin: -3px; padding: 3px; }
@@ -274,7 +305,7 @@ figcaption b { color: var(--ink); font-weight: 600; }
 .row { display: grid; grid-template-columns: 132px minmax(60px, 1fr) 3.7em; gap: 8px; align-items: center; min-height: 44px; }
 .row label { font-size: 13px; white-space: nowrap; }
 .row select { grid-column: 2 / 4; min-width: 0; width: 100%; padding: 2px 6px; }
-.row .value { width: 100%; min-width: 0; height: 36px; padding: 0 5px 0 0; text-align: right; font-variant-numeric: tabular-nums;
+.row .value { width: 100%; min-width: 0; height: 44px; padding: 0 5px 0 0; text-align: right; font-variant-numeric: tabular-nums;
   border: 1px solid transparent; border-radius: 6px; background: none; }
 .row .value:hover, .row .value:focus { border-color: var(--line); background: var(--raised); }
 input[type=range] { appearance: none; width: 100%; min-width: 0; height: 44px; margin: 0; border-radius: 6px; cursor: pointer;
@@ -301,9 +332,7 @@ section.dropping { outline: 3px dashed var(--accent); outline-offset: -6px; }
   .right { flex: 1 1 0; }
   .right *, .numbers * { scroll-margin-top: var(--stn-top, 0px); }
   .strip { flex-wrap: wrap; overflow: visible; }
-  .presets button { min-height: 36px; padding: 3px 10px; }
-  .tools button:not(.icon) { padding: 4px 9px; }
-  .icon { width: 40px; }
+  .presets button, .tools button:not(.icon) { padding: 4px 9px; }
 }
 @container (max-width: 340px) { .row { grid-template-columns: 134px minmax(30px, 1fr) 3.1em; gap: 4px; } .row label { font-size: 12px; } }
 `;
@@ -405,6 +434,16 @@ const trouble = (places, grid, height, width) => {
   return turned ? ` No inverse: the sheet folds over itself, ${share} % of it is turned over, and parts are seen twice.` : "";
 };
 
+// How coarsely a window is sampled, by a target of this size.
+const outputInWords = (grid, height, width, step, smooth) => {
+  let outside = 0;
+  for (let at = 0; at < grid.length; at += 2) outside += Math.abs(grid[at]) > 1 || Math.abs(grid[at + 1]) > 1;
+  const share = number(Math.round(200 * outside / grid.length));
+  const aliasing = " Each sample reads the four pixels around it. What lies between two samples is never read: aliasing.";
+  return `The target has ${width} × ${height} pixels. Samples are ${two(step)} source pixels apart, ${share} % of them outside.`
+    + (step > 1.5 && !smooth ? aliasing : "");
+};
+
 // This setting as one would write it in a notebook.
 const windowAsPython = (at, aspect) => {
   const same = number(at.scale_x) === number(at.scale_y), scale = same ? number(at.scale_x) : `(${number(at.scale_x)}, ${number(at.scale_y)})`;
@@ -454,12 +493,13 @@ let touched = null; // the explorer that was used last: a pasted picture is for 
 const mount = async (host, options, onChange = () => {}) => {
   const pictures = await Promise.all(options.pictures.map(read));
   if (host.shadowRoot) return host.explorer;
-  const spline = options.kind === "spline", rest = {}, rows = {}, marks = [], pointers = new Map();
+  const [spline, output] = ["spline", "output"].map(kind => kind === options.kind);
+  const rest = {}, rows = {}, marks = [], pointers = new Map();
   const plate = spline ? core.plate(options.k) : null;
   if (spline) plate.knots.forEach((_, i) => Object.assign(rest, {[`x${i + 1}`]: 0, [`y${i + 1}`]: 0}));
   else options.sliders.forEach(({name, value}) => { rest[name] = value; });
-  const at = {...rest, ...options.start}, steps = {angle: 15, perspective_x: .05, perspective_y: .05};
-  let picture, target, weights, waiting = 0, spoken = 0, settling = 0, heard = null, told = "", padding = "border", room = ROOM;
+  const at = {...rest, ...options.start}, steps = {angle: 15, perspective_x: .05, perspective_y: .05, size: 4};
+  let picture, source, target, weights, smooth = false, waiting = 0, spoken = 0, settling = 0, heard = null, told = "", padding = "border", room = ROOM;
   let chosen = (options.k ** 2 + 1) >> 1, grip = null, free = false, snap = false, probe = null, game = null, kept = null;
   let past = [JSON.stringify(at)], now = 0;
 
@@ -475,15 +515,31 @@ const mount = async (host, options, onChange = () => {}) => {
 
   const places = () => plate.knots.flatMap(([x, y], i) => [x + at[`x${i + 1}`], y + at[`y${i + 1}`]]);
   const aspect = () => picture.width / picture.height;
-  const theta = () => spline ? places() : core.matrix(at, aspect());
-  const shape = () => [picture.width, picture.height].map(side => side / Math.max(picture.width, picture.height));
+  const longer = () => Math.max(picture.width, picture.height);
+  // The sliders of the output say a window that only turns and grows.
+  const whole = at => output ? {...STILL, angle: at.angle, scale_x: at.scale, scale_y: at.scale} : at;
+  const theta = () => spline ? places() : core.matrix(whole(at), aspect());
+  const shape = () => [picture.width, picture.height].map(side => side / longer());
+  const step = () => at.scale * longer() / at.size; // source pixels from one sample to the next
+
+  // The target has as many pixels as its slider says; without one, as many as the source has.
+  const resize = () => {
+    const side = output ? at.size : Math.max(SIDE, Math.min(LARGE, longer()));
+    const [width, height] = [picture.width, picture.height].map(length => Math.max(1, Math.round(side * length / longer())));
+    if (target?.width === width && target.height === height) return;
+    Object.assign(targetCanvas, {width, height});
+    target = new ImageData(width, height);
+    weights = spline ? core.plateWeights(plate, height, width) : null;
+  };
 
   const draw = () => {
     cancelAnimationFrame(waiting);
     waiting = 0;
+    resize();
     const seen = theta(), {height, width} = target;
     const grid = spline ? core.plateGrid(weights, seen) : core.matrixGrid(seen, height, width);
-    core.sample(picture, grid, padding, target.data);
+    source = smooth ? core.smooth(picture, step()) : picture;
+    core.sample(source, grid, padding, target.data);
     onTarget.putImageData(target, 0, 0);
     if (!grip) room = fit(handles(seen));
     const where = handles(seen);
@@ -491,11 +547,13 @@ const mount = async (host, options, onChange = () => {}) => {
     where.forEach(showMark);
     write(seen, grid);
     showProbe(grid);
-    const state = JSON.stringify(at);
-    if (state + aspect() !== told) { told = state + aspect(); onChange({...at}, aspect()); }
+    const state = stated();
+    if (state !== told) { told = state; onChange({...at}, aspect(), [picture.height, picture.width]); }
     clearTimeout(settling);
     settling = setTimeout(settle, 350);
   };
+
+  const stated = () => JSON.stringify([at, picture.height, picture.width]);
 
   // Many moves between two frames are one step.
   const ask = () => { waiting = waiting || requestAnimationFrame(draw); };
@@ -520,6 +578,8 @@ const mount = async (host, options, onChange = () => {}) => {
     Object.assign(at, JSON.parse(past[now]));
     ask();
   };
+
+  const shown = kind => !output || kind === "corner" || kind === "knob";
 
   // Where the handles of the window are, {kind, index, x, y}, in source coordinates; of a sheet, its control points.
   const handles = seen => {
@@ -594,8 +654,10 @@ const mount = async (host, options, onChange = () => {}) => {
     });
     for (const row of Object.values(rows)) row.show();
     find("code").textContent = spline
-      ? `torch.tensor([[${seen.map(number).join(", ")}]])  # family("tps", ${options.k})` : windowAsPython(at, aspect());
-    const sentence = words.textContent = spline ? plateInWords(parts, seen, grid) : windowInWords(at);
+      ? `torch.tensor([[${seen.map(number).join(", ")}]])  # family("tps", ${options.k})` : output ? `warp(picture, ${windowAsPython(whole(at), aspect())}, (${target.height}, ${target.width}))`
+        : windowAsPython(at, aspect());
+    const sentence = words.textContent = spline ? plateInWords(parts, seen, grid)
+      : output ? outputInWords(grid, target.height, target.width, step(), smooth) : windowInWords(at);
     if (kept) alike();
     // Read aloud only once the hand rests, and not when the page opens.
     clearTimeout(spoken);
@@ -629,9 +691,10 @@ const mount = async (host, options, onChange = () => {}) => {
     return {...start, ...made};
   };
 
-  const RANGES = Object.fromEntries(options.sliders.map(({name, max}) => [name, max]));
+  const RANGES = Object.fromEntries(options.sliders.map(({name, min, max}) => [name, [min, max]]));
+  const bound = (value, [low, high]) => Math.max(low, Math.min(high, value));
   const within = values => Object.fromEntries(Object.entries(values).map(([name, value]) =>
-    [name, name === "angle" || free ? value : clamp(value, RANGES[name.replace(/^([xy])\d+$/, "$1")])]));
+    [name, name === "angle" || free ? value : bound(value, RANGES[name.replace(/^([xy])\d+$/, "$1")])]));
   const upright = angle => ((angle + 180) % 360 + 360) % 360 - 180;
 
   // The handle goes to (x, y); the window follows. from: {at, m, x, y, angle}, how it was when the handle was taken.
@@ -643,7 +706,7 @@ const mount = async (host, options, onChange = () => {}) => {
     }
     if (kind === "move") return set(within(rounded({shift_x: start.shift_x + x - from.x, shift_y: start.shift_y + y - from.y}, {})));
     if (kind === "knob") {
-      const toward = (u, v) => Math.atan2((v - start.shift_y) * high, (u - start.shift_x) * wide) * 180 / Math.PI;
+      const toward = (u, v) => Math.atan2((v - whole(start).shift_y) * high, (u - whole(start).shift_x) * wide) * 180 / Math.PI;
       return set(rounded({angle: upright(start.angle + toward(x, y) - toward(from.x, from.y))}, {}));
     }
     if (free) {
@@ -655,7 +718,9 @@ const mount = async (host, options, onChange = () => {}) => {
       return found && set(found); // four places that are no window are not taken
     }
     // In the window's own coordinates the handle goes from one place to another, and what lies opposite stays.
-    const [u, v] = core.through(core.inverted(from.m), x, y), [cx, cy] = kind === "corner" ? core.CORNERS[index] : [[0, -1], [1, 0], [0, 1], [-1, 0]][index];
+    const [u, v] = core.through(core.inverted(from.m), x, y);
+    if (output) return set(within(rounded({scale: start.scale * Math.max(Math.abs(u), Math.abs(v))}, {}))); // here its middle does
+    const [cx, cy] = kind === "corner" ? core.CORNERS[index] : [[0, -1], [1, 0], [0, 1], [-1, 0]][index];
     let [sx, sy] = [cx ? (u + cx) / (2 * cx) : 1, cy ? (v + cy) / (2 * cy) : 1];
     if (!Number.isFinite(sx) || !Number.isFinite(sy)) return null;
     const size = rounded({scale_x: start.scale_x * sx, scale_y: start.scale_y * sy}, {}), sized = within(size), tilted = start.perspective_x || start.perspective_y;
@@ -670,7 +735,7 @@ const mount = async (host, options, onChange = () => {}) => {
   const solid = () => {
     const held = {...at};
     if (!spline) for (const name of ["scale_x", "scale_y"]) if (Math.abs(held[name]) < .01) held[name] = held[name] < 0 ? -.01 : .01;
-    return {at: held, m: spline ? null : core.matrix(held, aspect())};
+    return {at: held, m: spline ? null : core.matrix(whole(held), aspect())};
   };
 
   // Two fingers: the window turns, grows and goes with them.
@@ -679,9 +744,11 @@ const mount = async (host, options, onChange = () => {}) => {
     const line = (p, q) => [(q[0] - p[0]) * wide, (q[1] - p[1]) * high], [one, other] = [line(c, d), line(a, b)];
     const grow = Math.hypot(...other) / Math.max(Math.hypot(...one), 1e-6);
     const turn = Math.atan2(other[1], other[0]) - Math.atan2(one[1], one[0]), [cos, sin] = [Math.cos(turn), Math.sin(turn)];
+    const angle = upright(start.angle + turn * 180 / Math.PI);
+    if (output) return set(within(rounded({angle, scale: start.scale * grow}, {})));
     const [ox, oy] = [(start.shift_x - (c[0] + d[0]) / 2) * wide, (start.shift_y - (c[1] + d[1]) / 2) * high];
     set(within(rounded({
-      angle: upright(start.angle + turn * 180 / Math.PI), scale_x: start.scale_x * grow, scale_y: start.scale_y * grow,
+      angle, scale_x: start.scale_x * grow, scale_y: start.scale_y * grow,
       shift_x: (a[0] + b[0]) / 2 + grow * (cos * ox - sin * oy) / wide, shift_y: (a[1] + b[1]) / 2 + grow * (sin * ox + cos * oy) / high,
     }, {})));
   };
@@ -699,10 +766,10 @@ const mount = async (host, options, onChange = () => {}) => {
     // Of a small window the middle must stay free, or it could not be moved.
     const reach = spline ? REACH : Math.max(9, Math.min(REACH, .3 * apart(seen[1], seen[3]), .3 * apart(seen[2], seen[4])));
     const far = handle => Math.hypot(handle.left - event.clientX, handle.top - event.clientY) + (handle.kind === "edge" ? 5 : 0);
-    const near = seen.filter(one => one.kind !== "move" && far(one) < (one.kind === "knob" ? REACH : reach)).sort((a, b) => far(a) - far(b))[0];
+    const near = seen.filter(one => one.kind !== "move" && shown(one.kind) && far(one) < (one.kind === "knob" ? REACH : reach)).sort((a, b) => far(a) - far(b))[0];
     if (near || spline) return near;
     const [u, v] = core.through(core.inverted(solid().m), ...fromPage(event));
-    return Math.max(Math.abs(u), Math.abs(v)) <= 1 ? all[0] : {...all.at(-1), kind: "knob"}; // outside it turns
+    return Math.max(Math.abs(u), Math.abs(v)) > 1 ? {...all.at(-1), kind: "knob"} : output ? null : all[0]; // outside it turns
   };
 
   const take = (handle, x, y) => {
@@ -761,6 +828,7 @@ const mount = async (host, options, onChange = () => {}) => {
       const far = event.shiftKey ? .1 : .02, here = handles(theta()).find(one => one.kind === kind && one.index === index);
       pull(here, {...solid(), x: here.x, y: here.y}, here.x + far * step[0], here.y + far * step[1]);
     });
+    button.hidden = !shown(kind);
     around.append(button);
     marks.push({kind, index, button});
   };
@@ -794,8 +862,8 @@ const mount = async (host, options, onChange = () => {}) => {
     const outside = Math.abs(u) > 1 || Math.abs(v) > 1 ? ` Outside the source: padding is ${padding}.` : "";
     text.replaceChildren("target ", element("b", {}, place(x, y)), " → θ → source ", element("b", {}, place(u, v)),
       `. It mixes the four pixels around that place, the nearer the more.${outside}`);
-    core.neighbours(u, v, picture.height, picture.width).forEach(({column, row, weight}, k) => {
-      const at = 4 * (row * picture.width + column), [r, g, b] = picture.data.slice(at, at + 3), part = find(".four").children[k];
+    core.neighbours(u, v, source.height, source.width, padding).forEach(({column, row, weight}, k) => {
+      const at = 4 * (row * source.width + column), [r, g, b] = source.data.slice(at, at + 3), part = find(".four").children[k];
       part.textContent = two(weight);
       part.title = `source pixel (${column}, ${row})`;
       Object.assign(part.style, {background: `rgb(${r}, ${g}, ${b})`, color: .3 * r + .59 * g + .11 * b > 120 ? "#000" : "#fff"});
@@ -832,7 +900,7 @@ const mount = async (host, options, onChange = () => {}) => {
   const addEntry = index => {
     const name = `theta, row ${Math.floor(index / 3) + 1}, column ${index % 3 + 1}`;
     const entry = element("input", {type: "text", inputmode: "decimal", "aria-label": name, autocomplete: "off"});
-    entry.readOnly = spline || index === 8;
+    entry.readOnly = spline || output || index === 8;
     matrix.append(entry);
     if (entry.readOnly) { entry.tabIndex = -1; entry.style.cursor = "default"; return; }
     const put = value => {
@@ -883,7 +951,7 @@ const mount = async (host, options, onChange = () => {}) => {
     const value = element("input", {type: "text", inputmode: "decimal", class: "value", "aria-label": `${label}, typed`, autocomplete: "off"});
     addRow(id, label, input).append(value);
     const text = () => step < 1 ? two(get()) : number(Math.round(10 * get()) / 10);
-    const take = wanted => move(snap && id !== "point" ? round(wanted, steps[id] || .1) : wanted);
+    const take = wanted => move(snap && id !== "point" ? round(wanted, steps[id] || .1) : wanted), counts = /point|size/.test(id);
     // A finger that comes down on a slider may be on its way down the page: it counts once it goes sideways, or is lifted.
     let finger = null;
     input.addEventListener("pointerdown", event => {
@@ -907,7 +975,7 @@ const mount = async (host, options, onChange = () => {}) => {
     value.addEventListener("change", () => {
       const wanted = Number(value.value.trim().replace(",", ".").replace("−", "-"));
       value.blur();
-      Number.isFinite(wanted) ? move(Math.max(min, Math.min(max, step < 1 || id !== "point" ? wanted : Math.round(wanted)))) : ask();
+      Number.isFinite(wanted) ? move(bound(counts ? Math.round(wanted) : wanted, [min, max])) : ask();
     });
     // Filled from where nothing changes to where it stands; the thumb's middle runs from 10 pixels to 10 before the end.
     const part = value => Math.max(0, Math.min(1, (value - min) / (max - min)));
@@ -952,12 +1020,8 @@ const mount = async (host, options, onChange = () => {}) => {
 
   const look = one => {
     picture = one;
-    const most = Math.max(picture.width, picture.height), side = Math.max(SIDE, Math.min(LARGE, most));
-    const [width, height] = [picture.width, picture.height].map(length => Math.max(1, Math.round(side * length / most)));
-    Object.assign(targetCanvas, {width, height});
-    sight.style.width = `${100 * picture.width / most}%`;
-    target = new ImageData(width, height);
-    weights = spline ? core.plateWeights(plate, height, width) : null;
+    sight.style.width = `${100 * picture.width / longer()}%`;
+    targetCanvas.style.aspectRatio = aspect();
     probe = null;
     draw();
   };
@@ -989,7 +1053,7 @@ const mount = async (host, options, onChange = () => {}) => {
     const [kind, ...moved] = location.hash.slice(1).split("&");
     if (!options.link || kind !== options.kind) return;
     for (const [name, value] of moved.map(part => part.split("="))) {
-      if (name in rest && Number.isFinite(Number(value))) at[name] = clamp(Number(value), name === "angle" ? 180 : 9);
+      if (name in rest && Number.isFinite(Number(value))) at[name] = bound(Number(value), output ? RANGES[name] : name === "angle" ? [-180, 180] : [-9, 9]);
     }
   };
 
@@ -1066,12 +1130,12 @@ const mount = async (host, options, onChange = () => {}) => {
   sourceCanvas.setAttribute("aria-label", "the source, and over it the sampling grid; its top row is blue");
   targetCanvas.setAttribute("aria-label", "the target: what is seen through the grid");
   sight.setAttribute("aria-label", "the target; arrow keys choose a pixel and say which place it reads");
-  around.parentElement.querySelector("figcaption").append(element("b", {}, "source"), spline ? ": drag a point" : ": drag the window");
+  around.parentElement.querySelector("figcaption").append(element("b", {}, "source"), spline ? ": drag a point" : output ? ": drag a corner" : ": drag the window");
   find(".theta span").textContent = spline ? "affine part" : "θ =";
   matrix.setAttribute("aria-label", spline ? "the affine part" : "theta, three rows of three numbers");
   for (let i = 0; i < 9; i++) addEntry(i);
   const tools = find(".tools");
-  if (!spline) {
+  if (options.kind === "matrix") {
     const joined = element("div", {class: "joined", role: "group", "aria-label": "what a corner does"});
     const modes = [["window", false, "a corner scales the window about the opposite one"], ["corners", true, "each corner goes its own way: a homography"]];
     tools.append(joined);
@@ -1103,11 +1167,12 @@ const mount = async (host, options, onChange = () => {}) => {
   const file = find("input[type=file]");
   addButton(find(".chosen"), "Your own…", () => file.click(), {title: "or drop or paste one here; it never leaves this page"});
   file.addEventListener("change", () => { own(file.files[0]); file.value = ""; });
-  addChoice("padding", "padding", ["border", "zeros"], index => { padding = ["border", "zeros"][index]; ask(); });
+  addChoice("padding", "padding", PADDINGS, index => { padding = PADDINGS[index]; ask(); });
+  if (output) toggle(find(".chosen"), "smooth the source first", () => smooth, value => { smooth = value; ask(); }, "a mean over one step of the samples");
   const links = find(".links");
   addButton(links, "Copy as Python", button => copy(find("code").textContent, button));
   if (options.link) addButton(links, "Copy link", button => copy(link(), button));
-  if (!spline) {
+  if (options.kind === "matrix") {
     addButton(links, "Game: straighten this", straighten);
     addButton(links, "Two that look alike", twins);
   }
@@ -1150,9 +1215,10 @@ const mount = async (host, options, onChange = () => {}) => {
   paint();
   fromLink();
   addEventListener("hashchange", () => { Object.assign(at, location.hash.slice(1).split("&")[0] === options.kind ? rest : {}); fromLink(); ask(); });
-  told = JSON.stringify(at) + pictures[0].width / pictures[0].height;
   past = [JSON.stringify(at)];
-  look(pictures[0]);
+  picture = pictures[0];
+  told = stated();
+  look(picture);
   host.explorer = {at, set, draw, theta}; // for one's own experiments, and for the tests
   return host.explorer;
 };

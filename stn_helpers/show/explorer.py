@@ -20,7 +20,7 @@ from stn_helpers.families import control_points
 
 SIDE = 128  # a larger picture is made smaller, on its longer side
 LOSSLESS = 6_000  # bytes; a picture whose PNG is larger, a photograph, goes as a JPEG
-TITLES = {"matrix": "theta explorer: a matrix", "spline": "theta explorer: a thin plate spline"}
+TITLES = {"matrix": "a matrix", "spline": "a thin plate spline", "output": "the size of the output"}
 SENTENCE = "Here are sliders to play with, in a browser that runs scripts."
 
 # name, label, lowest, highest, step, where nothing changes.
@@ -39,16 +39,24 @@ SLIDERS = {
         ("x", "move x, half widths", -1, 1, 0.01, 0),
         ("y", "move y, half heights", -1, 1, 0.01, 0),
     ),
+    "output": (
+        ("size", "output size, pixels", 4, 256, 1, SIDE),
+        ("scale", "scale, × width", 0.1, 2, 0.01, 1),
+        ("angle", "angle, degrees", -180, 180, 1, 0),
+    ),
 }
-MATRIX_PRESETS = {
-    "zoom in": {"scale_x": 0.5, "scale_y": 0.5},
-    "zoom out": {"scale_x": 1.5, "scale_y": 1.5},
-    "quarter turn": {"angle": 90.0},
-    "shear": {"shear": 0.5},
-    "mirror": {"scale_x": -1.0},
-    "look right": {"shift_x": 0.5},
-    "perspective": {"perspective_y": 0.4},
-    "flat": {"scale_y": 0.0},
+PRESETS = {
+    "matrix": {
+        "zoom in": {"scale_x": 0.5, "scale_y": 0.5},
+        "zoom out": {"scale_x": 1.5, "scale_y": 1.5},
+        "quarter turn": {"angle": 90.0},
+        "shear": {"shear": 0.5},
+        "mirror": {"scale_x": -1.0},
+        "look right": {"shift_x": 0.5},
+        "perspective": {"perspective_y": 0.4},
+        "flat": {"scale_y": 0.0},
+    },
+    "output": {"20 pixels": {"size": 20}, "oversample": {"size": 256, "scale": 0.25}, "zoom out": {"scale": 1.5}},
 }
 
 
@@ -65,8 +73,9 @@ def explorer_html(
 ) -> str:
     """A window on a picture, to be moved by hand, what is seen through it, and theta, as HTML that needs no kernel and no network.
 
-    kind: "matrix" (affine and projective) or "spline" (thin plate, k x k control points, k from 2 to 5).
-    pictures: {name: (C, H, W) in [0, 1] or uint8}, more than one to choose from; None for a test card, a digit and a photograph.
+    kind: "matrix" (affine and projective), "spline" (thin plate, k x k control points, k from 2 to 5), or "output" (how many
+    pixels the target has). pictures: {name: (C, H, W) in [0, 1] or uint8}, more than one to choose from; None for those of
+    `default_pictures`.
     presets: {label: {slider: value}}, one button each; None for those of the series. start: where the sliders stand at first.
     A spline's sliders are x1, y1, x2, ...: how far each control point moves.
     title: what a screen reader calls it. sentence: what stands in its place where scripts do not run. note: what stands below it.
@@ -90,35 +99,38 @@ def page_options(kind, pictures=None, k=3, presets=None, start=None, title=None,
     if not isinstance(k, int) or not 2 <= k <= 5:
         raise ValueError(f"k is {k!r}; expected 2 to 5 control points a side")
     ranges = slider_ranges(kind, k)
-    presets = (MATRIX_PRESETS if kind == "matrix" else spline_presets(k)) if presets is None else presets
+    presets = (PRESETS.get(kind) or spline_presets(k)) if presets is None else presets
     return {
         "kind": kind,
         "k": k,
-        "title": TITLES[kind] if title is None else title,
+        "title": f"theta explorer: {TITLES[kind]}" if title is None else title,
         "sliders": [dict(zip(("name", "label", "min", "max", "step", "value"), row, strict=True)) for row in SLIDERS[kind]],
         "presets": {label: moved(values, ranges, f"preset {label!r}") for label, values in presets.items()},
         # A hand, or a theta that was set, may have gone further than a slider does.
-        "start": moved(start or {}, dict.fromkeys(ranges, (-180, 180)), "start"),
-        "pictures": encoded(default_pictures() if pictures is None else pictures),
+        "start": moved(start or {}, ranges if kind == "output" else dict.fromkeys(ranges, (-180, 180)), "start"),
+        "pictures": encoded(default_pictures(kind) if pictures is None else pictures),
         "note": note,
         "link": link,
     }
 
 
 @lru_cache
-def default_pictures() -> dict[str, Tensor]:
-    """A test card, a digit and a photograph, (3, H, W) in [0, 1]; nothing is downloaded for them."""
+def default_pictures(kind: str = "matrix") -> dict[str, Tensor]:
+    """A test card, a digit and a photograph, for "output" rings before them, (C, H, W) in [0, 1]; nothing is downloaded."""
     from sklearn.datasets import load_sample_image
 
-    digit = load("digits", train=False).images[0].float() / 255
+    digit = load("digits", train=False).images[:1].float() / 255
+    digit = F.interpolate(digit, size=(SIDE, SIDE), mode="bicubic", align_corners=False)[0].clamp(0, 1)  # smoothly enlarged
     photo = torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1).float() / 255
     # By Daniel Buechele, CC BY 2.0, as scikit-learn ships it.
-    return {"test card": test_card(SIDE), "a digit": enlarge(digit), "a photograph (D. Buechele, CC BY)": smaller(photo)}
+    found = {"test card": test_card(SIDE), "a digit": digit, "a photograph (D. Buechele, CC BY)": smaller(photo)}
+    return {"rings": rings(), **found} if kind == "output" else found
 
 
-def enlarge(picture: Tensor) -> Tensor:
-    """A small picture, smoothly enlarged to SIDE pixels."""
-    return F.interpolate(picture[None], size=(SIDE, SIDE), mode="bicubic", align_corners=False)[0].clamp(0, 1)
+def rings() -> Tensor:
+    """Rings that grow finer outwards, to 4 pixels a ring at the sides. Sampled too coarsely they show rings that are not there."""
+    squared = torch.linspace(-1, 1, SIDE).square()
+    return 0.5 + 0.5 * torch.cos(math.pi * SIDE / 8 * (squared + squared[:, None]))[None]
 
 
 def smaller(picture: Tensor) -> Tensor:
@@ -131,9 +143,9 @@ def smaller(picture: Tensor) -> Tensor:
 
 
 @lru_cache
-def script() -> str:
-    """explorer.js without its comments and indents, which are for those who read the file itself."""
-    text = Path(__file__).with_name("explorer.js").read_text(encoding="utf-8")
+def script(name: str = "explorer.js") -> str:
+    """A script without its comments and indents, which are for those who read the file itself."""
+    text = Path(__file__).with_name(name).read_text(encoding="utf-8")
     return re.sub(r"(?m)^ *(//.*\n)?", "", text)
 
 
@@ -145,7 +157,7 @@ def template() -> str:
 
 def slider_ranges(kind: str, k: int) -> dict[str, tuple[float, float]]:
     """{slider: (lowest, highest)}; a spline has two for each control point."""
-    numbers = [""] if kind == "matrix" else range(1, k * k + 1)
+    numbers = range(1, k * k + 1) if kind == "spline" else [""]
     return {f"{name}{number}": (low, high) for number in numbers for name, _, low, high, _, _ in SLIDERS[kind]}
 
 
@@ -212,7 +224,8 @@ def picture_bytes(name: str, picture: Tensor) -> Tensor:
 
 def address(pixels: Tensor) -> str:
     """Pixels uint8 (H, W, 3) as a data address: a PNG, or a JPEG where that PNG would be large."""
-    image, png, jpeg = Image.fromarray(pixels.numpy()), io.BytesIO(), io.BytesIO()
+    gray = bool((pixels == pixels[..., :1]).all())
+    image, png, jpeg = Image.fromarray(pixels.numpy()).convert("L" if gray else "RGB"), io.BytesIO(), io.BytesIO()
     image.save(png, format="png", optimize=True)
     if png.tell() <= LOSSLESS:
         return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"

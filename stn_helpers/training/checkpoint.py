@@ -93,9 +93,6 @@ def _read(path: Path | str, remedy: str) -> tuple[dict[str, Tensor], dict]:
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    with open(path, "rb") as file:
-        if file.read(8) == b"STN-CKPT":
-            raise ValueError(f"{path} is a checkpoint of an older version, which this one does not read. {remedy}")
     try:
         with safe_open(str(path), framework="pt") as file:
             facts = json.loads((file.metadata() or {}).get("stn_helpers", "null"))

@@ -1,8 +1,8 @@
 """Devices: where to train and in what precision, found out and said in a sentence."""
 
-from pathlib import Path
-
 import torch
+
+from stn_helpers.checks import check_choice
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16}
 
@@ -33,19 +33,15 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether the hardware itself computes in bfloat16. Where torch emulates it, it is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    ask = [getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
-    if all(ask):
-        return any(supported() for supported in ask)
-    flags = Path("/proc/cpuinfo")  # a torch that says it elsewhere
-    return flags.is_file() and not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags.read_text().split())
+    ask = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return any(supported() for supported in ask if supported)  # a torch that says it elsewhere trains in float32
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """float32 or bfloat16 by name; "auto" is bfloat16 where the hardware has it. The grid is float32 in either."""
     if name == "auto":
         return torch.bfloat16 if has_bfloat16(device) else torch.float32
-    if name not in PRECISIONS:
-        raise ValueError(f"precision is {name!r}; expected one of auto, {', '.join(PRECISIONS)}")
+    check_choice("precision", name, ("auto", *PRECISIONS))
     return PRECISIONS[name]
 
 

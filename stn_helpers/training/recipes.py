@@ -2,6 +2,12 @@
 
 from dataclasses import dataclass
 
+import torch
+from torch import nn
+
+from stn_helpers.checks import check_choice
+from stn_helpers.transformer import parameter_groups
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -45,8 +51,7 @@ class Recipe:
         for name, least in (("epochs", 1), ("batch_size", 1), ("clip", 0), ("crop_pixels", 0), ("cutout_pixels", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
-        if self.optimizer not in ("sgd", "adamw"):
-            raise ValueError(f"optimizer is {self.optimizer!r}; expected sgd or adamw")
+        check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
         if self.one_cycle and self.thirds:
             raise ValueError("one_cycle and thirds are both set; expected one schedule")
 
@@ -65,6 +70,23 @@ def named_recipe(recipe: Recipe | str) -> Recipe:
     """A recipe, by name or as it is. Raises ValueError for an unknown name."""
     if isinstance(recipe, Recipe):
         return recipe
-    if recipe not in RECIPES:
-        raise ValueError(f"recipe is {recipe!r}; expected a Recipe or one of {', '.join(RECIPES)}")
+    check_choice("recipe", recipe, RECIPES)
     return RECIPES[recipe]
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe, steps: int):
+    """(optimizer, schedule) of a recipe: SGD or AdamW; constant, one-cycle or in thirds over `steps` steps."""
+    groups = parameter_groups(model, recipe.lr, recipe.localization, recipe.weight_decay, recipe.localization_decay)
+    if recipe.optimizer == "sgd":
+        optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+    else:
+        optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
+    schedules = torch.optim.lr_scheduler
+    if recipe.thirds:
+        places = [max(1, steps // 3), max(1, 2 * steps // 3)]
+        return optimizer, schedules.MultiStepLR(optimizer, milestones=places, gamma=0.1)
+    if recipe.one_cycle:
+        rates, total = [group["lr"] for group in groups], max(steps, 2)
+        top = 0.25 if total != 4 else 0.3  # a quarter of four steps: torch would divide by the zero steps before the top
+        return optimizer, schedules.OneCycleLR(optimizer, rates, total_steps=total, pct_start=top, cycle_momentum=False)
+    return optimizer, schedules.ConstantLR(optimizer, factor=1.0, total_iters=1)

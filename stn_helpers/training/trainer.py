@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from stn_helpers.checks import NotFiniteError
 from stn_helpers.data.batches import batches
@@ -18,26 +19,7 @@ from stn_helpers.data.files import alone, clear_orphans
 from stn_helpers.data.sets import Images
 from stn_helpers.training.checkpoint import fill, load_checkpoint, save_checkpoint
 from stn_helpers.training.devices import PRECISIONS, describe_device, dtype_name, has_bfloat16, pick_device, pick_precision
-from stn_helpers.training.recipes import Recipe, named_recipe
-from stn_helpers.transformer import parameter_groups
-
-
-def make_optimizer(model: nn.Module, recipe: Recipe, steps: int):
-    """(optimizer, schedule) of a recipe: SGD or AdamW; constant, one-cycle or in thirds over `steps` steps."""
-    groups = parameter_groups(model, recipe.lr, recipe.localization, recipe.weight_decay, recipe.localization_decay)
-    if recipe.optimizer == "sgd":
-        optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
-    else:
-        optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
-    schedules = torch.optim.lr_scheduler
-    if recipe.thirds:
-        places = [max(1, steps // 3), max(1, 2 * steps // 3)]
-        return optimizer, schedules.MultiStepLR(optimizer, milestones=places, gamma=0.1)
-    if recipe.one_cycle:
-        rates, total = [group["lr"] for group in groups], max(steps, 2)
-        top = 0.25 if total != 4 else 0.3  # a quarter of four steps: torch would divide by the zero steps before the top
-        return optimizer, schedules.OneCycleLR(optimizer, rates, total_steps=total, pct_start=top, cycle_momentum=False)
-    return optimizer, schedules.ConstantLR(optimizer, factor=1.0, total_iters=1)
+from stn_helpers.training.recipes import Recipe, make_optimizer, named_recipe
 
 
 @torch.inference_mode()
@@ -48,8 +30,7 @@ def evaluate(model: nn.Module, data: Images, batch_size: int = 500) -> dict[str,
     """
     _check_images(data)
     model.eval()
-    loss = torch.zeros((), device=data.labels.device)
-    right = torch.zeros((), device=data.labels.device)
+    loss, right = torch.zeros(2, device=data.labels.device)
     for images, labels in batches(data, batch_size):
         logits = model(images)
         loss += F.cross_entropy(logits, labels, reduction="sum")
@@ -157,16 +138,11 @@ class Trainer:
         moves = recipe.flips, recipe.crop_pixels, recipe.cutout_pixels
         return batches(self.train, recipe.batch_size, self.generator, *moves, self.distort)
 
-    def check(self, sums: Epoch) -> None:
-        """Raise FloatingPointError where the epoch that has just run left a loss or a weight that is not finite."""
-        number = len(self.history) + 1
-        sums.check(number)
-        # The last step's update comes after its loss: it may have broken the weights unseen.
-        if not all(tensor.isfinite().all() for tensor in self.model.state_dict().values()):
-            raise FloatingPointError(f"a weight is not finite after epoch {number}; the last good checkpoint is kept")
-
     def run_epoch(self, look: Callable[[Epoch], None] = lambda epoch: None) -> Epoch:
-        """One pass over the training images. `look` is called about once a second, to show how it goes."""
+        """One pass over the training images. `look` is called about once a second, to show how it goes.
+
+        Raises FloatingPointError where it leaves a loss or a weight that is not finite.
+        """
         number = len(self.history) + 1
         sums = Epoch(self.steps, self.device)
         shown = time.monotonic()
@@ -181,13 +157,11 @@ class Trainer:
             except NotFiniteError as error:
                 sums.check(number)  # a loss that diverged before explains it
                 raise FloatingPointError(f"step {sums.step + 1} of epoch {number}: {error}") from error
-        self.check(sums)
+        sums.check(number)
+        # The last step's update comes after its loss: it may have broken the weights unseen.
+        if not all(tensor.isfinite().all() for tensor in self.model.state_dict().values()):
+            raise FloatingPointError(f"a weight is not finite after epoch {number}; the last good checkpoint is kept")
         return sums
-
-    def about(self, name: str) -> dict:
-        """What a checkpoint says of the run that it belongs to."""
-        data = {"data": self.train.name, "images": len(self.train), "content": self.train.digest()}
-        return {"name": name, "seed": self.seed, **data, "train_on": str(self.train_on)}
 
     def state(self) -> dict:
         """Everything that a later process needs to go on."""
@@ -204,15 +178,11 @@ class Trainer:
         }
 
     def restore(self, state: dict, path) -> None:
-        """Take up a state. Raises ValueError where it belongs to another architecture or recipe.
+        """Take up a state. Raises ValueError where it belongs to another architecture.
 
         The state's precision is kept where this device has it. Where it has not, and where the state comes from another kind of
         device, whose random numbers are others, `note` says how the run goes on.
         """
-        then, now = {**asdict(Recipe()), **state["recipe"]}, asdict(self.recipe)
-        if changed := [name for name in then.keys() | now if then.get(name) != now.get(name)]:
-            changed = ", ".join(sorted(changed))
-            raise ValueError(f"{path} was trained with another recipe ({changed} differ); choose another folder (out, --out)")
         fill(self.model, state["model"], path)
         self.optimizer.load_state_dict(state["optimizer"])
         for parameter, values in self.optimizer.state.items():
@@ -276,7 +246,8 @@ def fit(
     waiting = f"Another process trains in {out}; waiting for it." if progress else ""
     with alone(path.with_suffix(".lock"), waiting) if path else nullcontext():
         run = _begin(trainer, path, name, precision) if path else {}
-        with _bar(trainer, last, progress) as bar:
+        steps, done = last * trainer.steps, len(trainer.history) * trainer.steps
+        with tqdm(total=steps, initial=done, unit="step", disable=not progress, dynamic_ncols=True) as bar:
             say = bar.write if progress else lambda words: None
             if len(trainer.history) < last:
                 say(", ".join(filter(None, [describe_device(trainer.device, trainer.dtype), trainer.note])))
@@ -295,15 +266,17 @@ def fit(
 def _begin(trainer: Trainer, path: Path, name: str, precision: str) -> dict:
     """Go on from the checkpoint, or write the first one; what it says of the run. Raises ValueError for that of another run."""
     clear_orphans(path)
-    run = trainer.about(name)
+    data = trainer.train
+    run = {"name": name, "seed": trainer.seed, "data": data.name, "images": len(data), "content": data.digest()}
+    run["train_on"] = str(trainer.train_on)
     if not path.exists():
         save_checkpoint(path, {**trainer.state(), "run": run})
         return run
     state = load_checkpoint(path)
-    then, now = dict(state["run"]), dict(run)
+    then, now = {**asdict(Recipe()), **state["recipe"], **state["run"]}, {**asdict(trainer.recipe), **run}
     if precision != "auto":  # said by hand, it decides
         then["precision"], now["precision"] = state["dtype"], dtype_name(trainer.dtype)
-    if changed := [f"{key} {then.get(key)!r}, not {now[key]!r}" for key in now if then.get(key) != now[key]]:
+    if changed := [f"{key} {then.get(key)!r}, not {now.get(key)!r}" for key in {**then, **now} if then.get(key) != now.get(key)]:
         raise ValueError(f"{path} belongs to another run ({', '.join(changed)}); choose another folder (out, --out)")
     trainer.restore(state, path)
     return run
@@ -343,10 +316,3 @@ def describe(row: dict, epochs: int) -> str:
         f"epoch {row['epoch']:2d}/{epochs}  loss {row['train_loss']:.3f}  train {row['train_accuracy']:.1f} %  "
         f"test {row['test_accuracy']:.2f} %  {row['images_per_second']:,.0f} images/s"
     )
-
-
-def _bar(trainer: Trainer, epochs: int, progress: bool):
-    from tqdm.auto import tqdm
-
-    total, done = epochs * trainer.steps, len(trainer.history) * trainer.steps
-    return tqdm(total=total, initial=done, unit="step", disable=not progress, dynamic_ncols=True)
