@@ -120,6 +120,10 @@ def test_the_straightening_notebook_runs_on_mnist_too(tmp_path):
     client.execute(env={**os.environ, "STN_SMOKE": "1"})
 
 
+def test_a_gpu_is_asked_for_only_where_one_is_used(notebook):
+    assert ("accelerator" in notebook["metadata"]) == any("torch.cuda" in source(cell) for cell in code(notebook))
+
+
 def test_an_exercise_has_a_check_and_a_solution_that_runs(notebook):
     stubs = [cell for cell in code(notebook) if re.search(r"(?m)^    \.\.\.", source(cell))]
     solutions = [cell for cell in code(notebook) if cell["metadata"].get("jupyter", {}).get("source_hidden")]
