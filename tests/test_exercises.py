@@ -8,6 +8,7 @@ accepted is what the notebooks' own last cells assert.
 import ast
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -175,7 +176,61 @@ WRONG_03B = {
     ],
 }
 
-WRONG = {"01": WRONG_01, "02": WRONG_02, "03": WRONG_03, "03b": WRONG_03B}
+WRONG_06 = {
+    "check_guess": [f"lambda: {word!r}" for word in ("helps", "hurts", "settled", "", "Not settled", 0)],
+    "check_seeds": [
+        "lambda sd, half: 3",
+        "lambda sd, half: 4",
+        "lambda sd, half: seeds_needed_solution(half, sd)",
+        "lambda sd, half: seeds_needed_solution(sd, half) - 1",
+        "lambda sd, half: round((1.96 * sd / half) ** 2)",  # as if many seeds were there
+    ],
+    "check_eye": [
+        "lambda: light_localization()",
+        "lambda: SpatialTransformer(light_localization())",
+        "lambda: SpatialTransformer(light_localization(), family='similarity')",
+        "lambda: SpatialTransformer(light_localization(), family='attention')",
+        "lambda: SpatialTransformer(light_localization(), family='tps')",
+    ],
+}
+
+WRONG_06B = {
+    "check_similarity": [
+        "by_place",
+        "by_place_and_size",
+        "lambda pose: pose.flip(0)",
+        "lambda pose: best_similarity_solution(pose) * torch.tensor([[1.0, -1, 1], [-1, 1, 1]])",  # turned the other way
+        "lambda pose: best_similarity_solution(pose)[:10]",
+    ],
+    "check_stray": [
+        "lambda seen: 0.0",
+        "lambda seen: seen.std().item()",
+        "lambda seen: (seen - seen.mean(dim=0)).norm(dim=-1).mean()",  # zooming out pays
+        "lambda seen: stray_solution(seen) ** 2",
+        "lambda seen: stray_solution(seen.flip(1)[:, :2])",
+    ],
+    "check_guess": WRONG_06["check_guess"],
+}
+
+WRONG_06C = {
+    "check_arrow": [
+        "lambda belief: (belief @ TURNS, belief.max(1).values)",  # the mean of degrees
+        "lambda belief: arrow_solution(belief)[::-1]",
+        "lambda belief: (-arrow_solution(belief)[0], arrow_solution(belief)[1])",
+        "lambda belief: (arrow_solution(belief)[0].deg2rad(), arrow_solution(belief)[1])",
+        "lambda belief: (TURNS[belief.argmax(1)], belief.max(1).values)",
+        "lambda belief: (arrow_solution(belief)[0], arrow_solution(belief)[1] ** 2)",
+    ],
+    "check_loss": [
+        "lambda said, angle: (said - angle[:, None]).square().mean()",
+        "lambda said, angle: arrow_loss_solution(said.flip(1), angle)",
+        "lambda said, angle: arrow_loss_solution(said, -angle)",
+        "lambda said, angle: arrow_loss_solution(said, angle) / 2",
+        "lambda said, angle: (said - torch.stack([angle.cos(), angle.sin()], 1)).square().sum(1).mean()",  # degrees as radians
+    ],
+}
+
+WRONG = {"01": WRONG_01, "02": WRONG_02, "03": WRONG_03, "03b": WRONG_03B, "06": WRONG_06, "06b": WRONG_06B, "06c": WRONG_06C}
 
 # What a wrong answer needs and no notebook has.
 AIDS = {
@@ -237,7 +292,8 @@ def names(number: str) -> dict:
         wanted = wanted.union(*(needed(found[k]) for k in more))
     scope: dict = {"__name__": "notebook"}
     for k in sorted(kept):
-        exec(compile(ast.Module([found[k]], []), f"notebook {number}", "exec"), scope)
+        with suppress(NameError):  # it uses what a loop or a `with` has made; a check that needed it would say so
+            exec(compile(ast.Module([found[k]], []), f"notebook {number}", "exec"), scope)
     exec(AIDS.get(number, ""), scope)
     return scope
 
