@@ -176,6 +176,31 @@ WRONG_03B = {
     ],
 }
 
+SHRUNK = "nn.Upsample(size=(32, 32), mode='bilinear'), net)"
+WRONG_05 = {
+    "check_twin": [
+        "lambda: 'without ST'",
+        "lambda: nn.Identity()",
+        "lambda: STUDY.arms['with ST'].build(seed=0)",
+        "lambda: STUDY.arms['with ST'].build(seed=0).transformer",
+        "lambda: STUDY.arms['without ST'].build(seed=1)",
+    ],
+    "check_free": [
+        "lambda: brief",
+        "lambda: replace(brief, localization=1.0)",
+        "lambda: replace(brief, localization_decay=0.0)",
+        "lambda: replace(brief, localization=1.0, weight_decay=0.0)",
+        "lambda: replace(brief, localization=0.0, localization_decay=1.0)",
+    ],
+    "check_padded": [
+        "lambda net, pixels: net",
+        "lambda net, pixels: padded_solution(net, pixels + 1)",
+        f"lambda net, pixels: nn.Sequential(nn.ZeroPad2d(pixels), {SHRUNK}",
+        f"lambda net, pixels: nn.Sequential(nn.ReflectionPad2d(pixels), {SHRUNK}",
+        f"lambda net, pixels: nn.Sequential(nn.ReplicationPad2d(2 * pixels), {SHRUNK}",
+    ],
+}
+
 WRONG_06 = {
     "check_guess": [f"lambda: {word!r}" for word in ("helps", "hurts", "settled", "", "Not settled", 0)],
     "check_seeds": [
@@ -230,7 +255,16 @@ WRONG_06C = {
     ],
 }
 
-WRONG = {"01": WRONG_01, "02": WRONG_02, "03": WRONG_03, "03b": WRONG_03B, "06": WRONG_06, "06b": WRONG_06B, "06c": WRONG_06C}
+WRONG = {
+    "01": WRONG_01,
+    "02": WRONG_02,
+    "03": WRONG_03,
+    "03b": WRONG_03B,
+    "05": WRONG_05,
+    "06": WRONG_06,
+    "06b": WRONG_06B,
+    "06c": WRONG_06C,
+}
 
 # What a wrong answer needs and no notebook has.
 AIDS = {
