@@ -8,7 +8,6 @@ accepted is what the notebooks' own last cells assert.
 import ast
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -293,12 +292,12 @@ def statements(number: str) -> Iterator[ast.stmt]:
 
 
 def bound(statement: ast.stmt) -> set[str]:
-    """The names that a definition, an import or an assignment gives a meaning to; none for loops, calls and asserts."""
+    """The names that a definition, an import or an assignment, also inside a `with`, gives a meaning to."""
     if isinstance(statement, ast.FunctionDef | ast.ClassDef):
         return {statement.name}
     if isinstance(statement, ast.Import | ast.ImportFrom):
         return {(alias.asname or alias.name).split(".")[0] for alias in statement.names}
-    if not isinstance(statement, ast.Assign):
+    if not isinstance(statement, ast.Assign | ast.With):
         return set()
     return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
@@ -326,8 +325,7 @@ def names(number: str) -> dict:
         wanted = wanted.union(*(needed(found[k]) for k in more))
     scope: dict = {"__name__": "notebook"}
     for k in sorted(kept):
-        with suppress(NameError):  # it uses what a loop or a `with` has made; a check that needed it would say so
-            exec(compile(ast.Module([found[k]], []), f"notebook {number}", "exec"), scope)
+        exec(compile(ast.Module([found[k]], []), f"notebook {number}", "exec"), scope)
     exec(AIDS.get(number, ""), scope)
     return scope
 
